@@ -1,0 +1,1 @@
+//! How records map to what is really stored.

@@ -1,0 +1,1 @@
+//! The traits that storage implements.

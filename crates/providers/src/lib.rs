@@ -1,0 +1,1 @@
+//! Root keys: the keys that wrap a keyring.
