@@ -1,0 +1,87 @@
+//! Data keys: 32 bytes that encrypt one message under the zero IV, and how they are drawn.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+
+use crate::{
+    context::ContextDigest,
+    keyring::MasterKey,
+    mac,
+    secret::{Key32, Secret, wipe},
+};
+
+/// A data key in the clear. Wiped when dropped; its wrapped form is another type, or bytes inside an envelope.
+pub struct Dek(Key32);
+
+impl Dek {
+    /// Takes the bytes of a data key.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(Key32::new(bytes))
+    }
+
+    /// Looks inside.
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+
+    /// `HMAC-SHA256(Expand(M, "kf1 hedge\0"), rnd32 ‖ CD ‖ P)`: from randomness and message together, so that a forked
+    /// process or a cloned machine repeats nothing that matters.
+    #[must_use]
+    pub fn hedged(key: &MasterKey, random32: &[u8; 32], context: &ContextDigest, secret: &[u8]) -> Self {
+        Self::new(mac::hmac(key.hedge(), &[random32, context.as_bytes(), secret]))
+    }
+}
+
+const ZERO_IV: [u8; NONCE_LEN] = [0; NONCE_LEN];
+/// The longest associated data of an envelope: header, commitment, kid and context digest.
+const AAD_MAX: usize = 4 + 32 + 8 + 32;
+
+fn cipher(key: &Dek) -> Result<LessSafeKey, ()> {
+    UnboundKey::new(&AES_256_GCM, key.expose()).map(LessSafeKey::new).map_err(|_| ())
+}
+
+fn with_aad<T>(parts: &[&[u8]], f: impl FnOnce(&[u8]) -> T) -> T {
+    let mut aad = [0; AAD_MAX];
+    let mut at = 0;
+    for part in parts {
+        aad[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    f(&aad[..at])
+}
+
+/// Encrypts in place under a key that sees no other message; gives the tag.
+pub(crate) fn encrypt_once(key: &Dek, aad: &[&[u8]], in_out: &mut [u8]) -> Result<[u8; 16], ()> {
+    let cipher = cipher(key)?;
+    let tag = with_aad(aad, |aad| {
+        cipher.seal_in_place_separate_tag(Nonce::assume_unique_for_key(ZERO_IV), Aad::from(aad), in_out)
+    });
+    tag.map_err(|_| ())?.as_ref().try_into().map_err(|_| ())
+}
+
+/// Decrypts ciphertext and tag into `secret`.
+pub(crate) fn decrypt_once(key: &Dek, aad: &[&[u8]], sealed: &[u8], secret: &mut Secret) -> Result<(), ()> {
+    let (text, tag) = sealed.split_at_checked(sealed.len().wrapping_sub(16)).ok_or(())?;
+    let cipher = cipher(key)?;
+    let mut out = vec![0; text.len()];
+    let opened = with_aad(aad, |aad| {
+        cipher.open_separate_gather(Nonce::assume_unique_for_key(ZERO_IV), Aad::from(aad), text, tag, &mut out)
+    });
+    // Taken before the verdict, so that the buffer is wiped either way.
+    *secret = Secret::new(out);
+    opened.map_err(|_| ())
+}
+
+/// Unwraps a 48-byte wrapped data key.
+pub(crate) fn unwrap_once(key: &Dek, aad: &[&[u8]], wrapped: &[u8]) -> Result<Dek, ()> {
+    let (text, tag) = wrapped.split_at_checked(32).ok_or(())?;
+    let cipher = cipher(key)?;
+    let mut out = [0; 32];
+    let opened = with_aad(aad, |aad| {
+        cipher.open_separate_gather(Nonce::assume_unique_for_key(ZERO_IV), Aad::from(aad), text, tag, &mut out)
+    });
+    let dek = Dek::new(out);
+    wipe(&mut out);
+    opened.map(|()| dek).map_err(|_| ())
+}

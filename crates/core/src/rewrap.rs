@@ -1,0 +1,183 @@
+//! Moving a stored value to another key or format, checked in memory before anything is written.
+//!
+//! A [`Move`] is only made when the whole old value was opened and the new one was opened again to the same secret.
+
+use crate::{
+    clock::UnixTime,
+    context::ContextDigest,
+    detect::detect,
+    envelope::{Format, OpenError, Reading, SealError, fernet, kf1, redis_sre_v1},
+    error::{Code, Hint},
+    id::KeyId,
+    keyring::{Entry, Found, KeyMaterial, Keyring, Opened, Reader},
+    rng::{Fresh, RandomSource},
+    secret::Secret,
+};
+
+/// How a value moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum How {
+    /// A new wrap around the same data key and body, where the format can. Does not restore secrecy from whoever held the old
+    /// key and a copy.
+    #[default]
+    Rewrap,
+    /// Everything new.
+    Reseal,
+}
+
+/// Where a value should go.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The format, or `None` to keep the one found.
+    pub format: Option<Format>,
+    /// What becomes of plaintext where no format is given.
+    pub plaintext_to: Format,
+    /// How it gets there.
+    pub how: How,
+    /// For a new Fernet token.
+    pub now: UnixTime,
+}
+
+/// What should become of a stored value.
+pub enum Move {
+    /// It is where it should be.
+    Stay(Found),
+    /// It was opened, moved and opened again.
+    To {
+        /// What was found.
+        found: Found,
+        /// What to store.
+        text: String,
+        /// The key it is now under.
+        kid: KeyId,
+        /// Its format now.
+        format: Format,
+    },
+}
+
+/// Why a value stays as it is.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum MoveError {
+    /// The old value did not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// No new value could be made.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The new value did not open to the same secret. Nothing of it is kept.
+    #[error("the new value did not open to the same secret")]
+    Changed,
+}
+
+impl MoveError {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Open(error) => error.code(),
+            Self::Seal(error) => error.code(),
+            Self::Changed => Code::WrongKeyOrTampered,
+        }
+    }
+}
+
+impl Hint for MoveError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Open(error) => error.hint(),
+            Self::Seal(error) => error.hint(),
+            Self::Changed => Some("the record was left as it is; run again, and suspect this machine's memory".into()),
+        }
+    }
+}
+
+/// Plans moves: everything they share.
+pub struct Mover<'a> {
+    /// The keys.
+    pub keyring: &'a Keyring,
+    /// Randomness for whatever is sealed anew.
+    pub random: &'a dyn RandomSource,
+    /// How the old values are read.
+    pub reader: Reader<'a>,
+    /// Where they go.
+    pub target: Target,
+}
+
+impl Mover<'_> {
+    /// Opens `stored`, and where it is not yet where it should be, makes and checks the value that replaces it.
+    ///
+    /// # Errors
+    /// A value that does not open is left as it is: the error says why.
+    pub fn plan(&self, stored: &str, context: &ContextDigest) -> Result<Move, MoveError> {
+        let Opened { secret, found } = self.keyring.open(stored, context, &self.reader)?;
+        let format = match (self.target.format, found) {
+            (Some(format), _) | (None, Found::Sealed { format, .. }) => format,
+            (None, Found::Plaintext) => self.target.plaintext_to,
+        };
+        let primary = self.keyring.primary(format).ok_or(SealError::NoPrimary { format })?;
+        let (same_format, same_key, made) = match found {
+            Found::Sealed { format: now, kid, timestamp, .. } => (now == format, kid == primary.kid(), timestamp),
+            Found::Plaintext => (false, false, None),
+        };
+        if same_format && same_key && self.target.how == How::Rewrap {
+            return Ok(Move::Stay(found));
+        }
+        let wrapped = match (self.target.how, found.kid()) {
+            (How::Rewrap, Some(kid)) if same_format => self.rewrapped(stored, context, format, kid)?,
+            _ => None,
+        };
+        let text = match wrapped {
+            Some(text) => text,
+            None => {
+                // A Fernet token keeps its age through every move that ends in Fernet.
+                let now = made.unwrap_or(self.target.now);
+                self.keyring.seal(format, context, secret.expose(), Fresh { random: self.random, now })?.text
+            }
+        };
+        self.check(&text, context, primary.material(), &secret)?;
+        Ok(Move::To { found, text, kid: primary.kid(), format })
+    }
+
+    /// The same data key and body under the primary key, where the format has a data key.
+    fn rewrapped(
+        &self,
+        stored: &str,
+        context: &ContextDigest,
+        format: Format,
+        kid: KeyId,
+    ) -> Result<Option<String>, MoveError> {
+        let (Some(KeyMaterial::Master(to)), Some(KeyMaterial::Master(from))) =
+            (self.keyring.primary(format).map(Entry::material), self.keyring.entry(kid).map(Entry::material))
+        else {
+            return Ok(None);
+        };
+        Ok(match format {
+            Format::Kf1 => Some(kf1::rewrap(from, to, &kf1::Envelope::from_text(stored)?, context)?.to_text()),
+            Format::V1 => {
+                let envelope = redis_sre_v1::Envelope::parse(stored, self.reader.reading)?;
+                envelope.rewrap(from, to, self.random)?.map(|envelope| envelope.to_text())
+            }
+            Format::Fernet => None,
+        })
+    }
+
+    /// Opens the new value with the primary key alone, as a strict reader, and compares.
+    fn check(
+        &self,
+        text: &str,
+        context: &ContextDigest,
+        primary: &KeyMaterial,
+        secret: &Secret,
+    ) -> Result<(), MoveError> {
+        let again = match (primary, detect(text).sealed()?) {
+            (KeyMaterial::Master(key), Format::Kf1) => Some(kf1::open(key, &kf1::Envelope::from_text(text)?, context)?),
+            (KeyMaterial::Master(key), Format::V1) => redis_sre_v1::Envelope::parse(text, Reading::Strict)?.open(key),
+            (KeyMaterial::Fernet(key), Format::Fernet) => {
+                fernet::Token::parse(text, Reading::Strict)?.open(key, None)?
+            }
+            _ => None,
+        };
+        if again.is_some_and(|again| again.same_as(secret)) { Ok(()) } else { Err(MoveError::Changed) }
+    }
+}
