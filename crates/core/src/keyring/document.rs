@@ -125,6 +125,7 @@ struct StoredEntry {
     purpose: Purpose,
     suites: Vec<Format>,
     created: UnixTime,
+    since: UnixTime,
     wrapped: String,
 }
 
@@ -223,7 +224,9 @@ pub async fn open(root: &dyn RootKey, document: &[u8], seen: u64) -> Result<Keyr
         if key.kid() != stored.kid {
             return Err(DocumentError::WrongKid(stored.kid));
         }
-        entries.push(Entry::new(key, stored.state, stored.suites.clone(), stored.created, Origin::Document));
+        let mut entry = Entry::new(key, stored.state, stored.suites.clone(), stored.created, Origin::Document);
+        entry.since = stored.since;
+        entries.push(entry);
     }
     let audit_seed = unwrap(root, &body.audit_seed, &aad(&body.id, "", "audit", &[])).await?;
     let keyring = Keyring {
@@ -255,6 +258,7 @@ pub async fn seal(root: &dyn RootKey, random: &dyn RandomSource, keyring: &Keyri
             purpose: entry.purpose(),
             suites: entry.suites.clone(),
             created: entry.created,
+            since: entry.since,
             wrapped: engine.encode_to_string(wrapped),
         });
     }

@@ -140,7 +140,7 @@ impl Keyring {
             Err(EditError::Unknown(_)) => {}
             Err(other) => return Err(other),
         }
-        next.entries.push(Entry { state: State::Staged, origin: Origin::Document, ..entry });
+        next.entries.push(Entry { state: State::Staged, since: entry.created, origin: Origin::Document, ..entry });
         Ok(next)
     }
 
@@ -148,7 +148,7 @@ impl Keyring {
     ///
     /// # Errors
     /// A key in another state, or one that does not serve what the former primary serves.
-    pub fn promoted(&self, kid: KeyId) -> Result<Self, EditError> {
+    pub fn promoted(&self, kid: KeyId, now: UnixTime) -> Result<Self, EditError> {
         let mut next = self.next();
         let at = next.position(kid)?;
         let state = next.entries[at].state;
@@ -162,8 +162,10 @@ impl Keyring {
                 return Err(EditError::Suites { kid, format });
             }
             next.entries[former].state = State::Active;
+            next.entries[former].since = now;
         }
         next.entries[at].state = State::Primary;
+        next.entries[at].since = now;
         Ok(next)
     }
 
@@ -171,19 +173,19 @@ impl Keyring {
     ///
     /// # Errors
     /// A key that is not staged or active.
-    pub fn retired(&self, kid: KeyId) -> Result<Self, EditError> {
-        self.moved(kid, &Step { name: "retiring", to: State::Retired, from: &[State::Staged, State::Active] })
+    pub fn retired(&self, kid: KeyId, now: UnixTime) -> Result<Self, EditError> {
+        self.moved(kid, now, &Step { name: "retiring", to: State::Retired, from: &[State::Staged, State::Active] })
     }
 
     /// Puts a retired key back: it opens again.
     ///
     /// # Errors
     /// A key that is not retired.
-    pub fn activated(&self, kid: KeyId) -> Result<Self, EditError> {
-        self.moved(kid, &Step { name: "activating", to: State::Active, from: &[State::Retired] })
+    pub fn activated(&self, kid: KeyId, now: UnixTime) -> Result<Self, EditError> {
+        self.moved(kid, now, &Step { name: "activating", to: State::Active, from: &[State::Retired] })
     }
 
-    fn moved(&self, kid: KeyId, step: &Step) -> Result<Self, EditError> {
+    fn moved(&self, kid: KeyId, now: UnixTime, step: &Step) -> Result<Self, EditError> {
         let mut next = self.next();
         let at = next.position(kid)?;
         let state = next.entries[at].state;
@@ -192,6 +194,7 @@ impl Keyring {
             return Err(EditError::State { kid, state, step: step.name, needs });
         }
         next.entries[at].state = step.to;
+        next.entries[at].since = now;
         Ok(next)
     }
 
@@ -200,7 +203,8 @@ impl Keyring {
     /// # Errors
     /// A key that is not retired.
     pub fn destroyed(&self, kid: KeyId, now: UnixTime) -> Result<Self, EditError> {
-        let mut next = self.moved(kid, &Step { name: "destroying", to: State::Retired, from: &[State::Retired] })?;
+        let mut next =
+            self.moved(kid, now, &Step { name: "destroying", to: State::Retired, from: &[State::Retired] })?;
         next.entries.retain(|entry| entry.kid() != kid);
         next.tombstones.push(Tombstone { kid, destroyed: now });
         Ok(next)

@@ -164,6 +164,7 @@ pub struct Entry {
     state: State,
     suites: Vec<Format>,
     created: UnixTime,
+    since: UnixTime,
     origin: Origin,
 }
 
@@ -177,7 +178,7 @@ impl Entry {
     /// An entry that the document or the environment brings.
     #[must_use]
     pub fn new(key: KeyMaterial, state: State, suites: Vec<Format>, created: UnixTime, origin: Origin) -> Self {
-        Self { key: Arc::new(key), state, suites, created, origin }
+        Self { key: Arc::new(key), state, suites, created, since: created, origin }
     }
 
     /// The id.
@@ -202,6 +203,12 @@ impl Entry {
     #[must_use]
     pub const fn created(&self) -> UnixTime {
         self.created
+    }
+
+    /// When it came into its present state.
+    #[must_use]
+    pub const fn since(&self) -> UnixTime {
+        self.since
     }
 
     /// Where it came from.
