@@ -1,0 +1,77 @@
+//! Everything a use case works with, put together once by the composition root.
+
+use std::sync::Arc;
+
+use crate::{
+    auditor::Auditor,
+    collection::Collection,
+    config::Config,
+    error::CustodyError,
+    keys::{LiveKeyring, Usage},
+    store::{OwnRecords, SystemStore},
+};
+
+/// One process's hold on a deployment.
+pub struct Custody {
+    /// The records of our own layout.
+    pub records: Arc<dyn OwnRecords>,
+    /// Our small documents.
+    pub system: Arc<dyn SystemStore>,
+    /// The keyring, followed.
+    pub keys: Arc<LiveKeyring>,
+    /// How often raw master keys sealed.
+    pub usage: Usage,
+    /// The audit log.
+    pub auditor: Auditor,
+    /// The configuration.
+    pub config: Config,
+}
+
+impl Custody {
+    /// The collection of that name.
+    ///
+    /// # Errors
+    /// Not configured, or configured beyond its accept floor.
+    pub fn collection(&self, name: &str) -> Result<&Collection, CustodyError> {
+        let collection = self.config.collection(name).ok_or_else(|| {
+            let known: Vec<_> = self.config.collections.keys().map(String::as_str).collect();
+            CustodyError::NotFound {
+                what: format!("no collection `{name}` is configured"),
+                hint: if known.is_empty() {
+                    "add [collections.NAME] to keyfold.toml".into()
+                } else {
+                    format!("configured: {}", known.join(", "))
+                },
+            }
+        })?;
+        self.within_floor(collection)?;
+        Ok(collection)
+    }
+
+    /// Refuses a configuration that would accept what the authenticated keyring document no longer allows.
+    ///
+    /// # Errors
+    /// A rule beyond the floor.
+    pub fn within_floor(&self, collection: &Collection) -> Result<(), CustodyError> {
+        let keyring = self.keys.opening();
+        let Some(floor) = keyring.floor(collection.id.as_str()) else { return Ok(()) };
+        match collection.accept.beyond(floor).first() {
+            None => Ok(()),
+            Some(rule) => Err(keyfold_core::keyring::edit::EditError::Loosens {
+                collection: collection.name.clone(),
+                rule: rule.to_string(),
+            }
+            .into()),
+        }
+    }
+
+    /// Signs the last checkpoint of this process and strikes it off the list of live ones.
+    ///
+    /// # Errors
+    /// The audit log or the store.
+    pub async fn close(&self) -> Result<(), CustodyError> {
+        let closed = self.auditor.sink().close(self.keys.opening().generation()).await;
+        self.keys.close().await?;
+        Ok(closed?)
+    }
+}

@@ -1,0 +1,213 @@
+//! The life of a key: create, promote, retire, destroy; each step waits for whoever would lose by it.
+
+use std::time::{Duration, Instant};
+
+use keyfold_core::{
+    audit::{Action, Event},
+    clock::UnixTime,
+    envelope::Format,
+    error::Hint,
+    id::{KeyId, WriterId},
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, edit::EditError},
+    rng::{self, SystemRandom},
+    secret::Key32,
+};
+
+use super::process::{LEASE, Processes, Report};
+use crate::{
+    access::{Permit, op::Manage},
+    census::Census,
+    custody::Custody,
+    error::CustodyError,
+};
+
+impl Custody {
+    async fn edited(
+        &self,
+        mut event: Event,
+        edit: impl Fn(&Keyring) -> Result<Keyring, EditError> + Send + Sync,
+    ) -> Result<Keyring, CustodyError> {
+        event.generation = Some(self.keys.opening().generation() + 1);
+        let keyring = self.auditor.audited(event, async |_| self.keys.store().edit(edit).await).await?;
+        // Our own report must not be the one that everybody waits for.
+        self.keys.look().await?;
+        Ok(keyring)
+    }
+
+    /// Makes a key and stages it: every process will be able to open with it before anybody seals. The first key of its kind
+    /// in a keyring becomes primary at once, since nobody can be without it.
+    ///
+    /// # Errors
+    /// Suites of both kinds; the root key, the store, the audit log.
+    pub async fn create_key(&self, permit: &Permit<Manage>, suites: &[Format]) -> Result<KeyId, CustodyError> {
+        let purposes: Vec<_> = suites.iter().map(|&format| Purpose::of(format)).collect();
+        let Some(&purpose) = purposes.first().filter(|first| purposes.iter().all(|purpose| purpose == *first)) else {
+            return Err(CustodyError::invalid(
+                "a key serves kf1 and v1, or fernet, and not both kinds",
+                "create one key for each: --suites kf1,v1 and --suites fernet",
+            ));
+        };
+        let raw = Key32::new(rng::array(&SystemRandom)?);
+        let material = KeyMaterial::new(purpose, raw).map_err(|error| {
+            CustodyError::invalid(error.to_string(), error.hint().unwrap_or_default())
+        })?;
+        let kid = material.kid();
+        let now = self.auditor.clock().now();
+        let entry = Entry::new(material, State::Staged, suites.to_vec(), now, Origin::Document);
+        let mut event = self.auditor.event(permit.actor(), Action::KeyCreate)?;
+        event.kid = Some(kid);
+        self.edited(event, |keyring| {
+            let next = keyring.staged(entry.clone())?;
+            if next.primary_of(purpose).is_none() { next.promoted(kid, now) } else { Ok(next) }
+        })
+        .await?;
+        Ok(kid)
+    }
+
+    /// Makes a staged or active key the one that seals, once every live process can open with it.
+    ///
+    /// # Errors
+    /// Processes that did not follow within `wait`, by name; a key that cannot be promoted.
+    pub async fn promote_key(&self, permit: &Permit<Manage>, kid: KeyId, wait: Duration) -> Result<(), CustodyError> {
+        let keyring = self.keys.opening();
+        let now = self.auditor.clock().now();
+        // Asked first, so that nobody waits for what would be refused.
+        keyring.promoted(kid, now)?;
+        let generation = keyring.generation();
+        self.wait_for(wait, "open the staged key", |report| report.opens >= generation).await?;
+        let mut event = self.auditor.event(permit.actor(), Action::KeyPromote)?;
+        event.kid = Some(kid);
+        self.edited(event, |keyring| keyring.promoted(kid, now)).await.map(|_| ())
+    }
+
+    /// Refuses a key from now on, once nobody seals under it and nothing stored needs it.
+    ///
+    /// # Errors
+    /// Processes that may still seal under it, records that still need it, by name and number.
+    pub async fn retire_key(&self, permit: &Permit<Manage>, kid: KeyId, wait: Duration) -> Result<Census, CustodyError> {
+        let keyring = self.keys.opening();
+        let now = self.auditor.clock().now();
+        keyring.retired(kid, now)?;
+        let generation = keyring.generation();
+        drop(keyring);
+        self.wait_for(wait, "stop sealing under the key", |report| report.seals >= generation).await?;
+        let census = self.unused(kid).await?;
+        let mut event = self.auditor.event(permit.actor(), Action::KeyRetire)?;
+        event.kid = Some(kid);
+        self.edited(event, |keyring| keyring.retired(kid, now)).await?;
+        Ok(census)
+    }
+
+    /// Puts a retired key back.
+    ///
+    /// # Errors
+    /// A key that is not retired.
+    pub async fn activate_key(&self, permit: &Permit<Manage>, kid: KeyId) -> Result<(), CustodyError> {
+        let now = self.auditor.clock().now();
+        let mut event = self.auditor.event(permit.actor(), Action::KeyPromote)?;
+        event.kid = Some(kid);
+        self.edited(event, |keyring| keyring.activated(kid, now)).await.map(|_| ())
+    }
+
+    /// Leaves a tombstone where a key was, if it has been retired for `min_age` and a second census finds nothing under it.
+    ///
+    /// # Errors
+    /// Too young, still needed, not retired.
+    pub async fn destroy_key(&self, permit: &Permit<Manage>, kid: KeyId, min_age: Duration) -> Result<(), CustodyError> {
+        let keyring = self.keys.opening();
+        let now = self.auditor.clock().now();
+        keyring.destroyed(kid, now)?;
+        let retired_for = keyring.entry(kid).map_or(0, |entry| now.0.saturating_sub(entry.since().0));
+        if retired_for < min_age.as_secs() {
+            return Err(CustodyError::Waiting {
+                what: format!("key `{kid}` has been retired for {retired_for} s, {} s are asked for", min_age.as_secs()),
+                hint: "wait, so that a forgotten record or backup can still show up, or give a shorter --min-age".into(),
+            });
+        }
+        self.unused(kid).await?;
+        let mut event = self.auditor.event(permit.actor(), Action::KeyDestroy)?;
+        event.kid = Some(kid);
+        self.edited(event, |keyring| keyring.destroyed(kid, now)).await.map(|_| ())
+    }
+
+    /// Strikes a process off the list of those that are waited for.
+    ///
+    /// # Errors
+    /// No such process.
+    pub async fn forget_process(&self, permit: &Permit<Manage>, id: WriterId) -> Result<(), CustodyError> {
+        let mut event = self.auditor.event(permit.actor(), Action::ProcessForgotten)?;
+        event.record = Some(keyfold_core::audit::Name::abridge(&id.to_string()));
+        self.auditor
+            .audited(event, async |_| {
+                if self.keys.processes().strike(id).await? {
+                    return Ok(());
+                }
+                Err(CustodyError::NotFound {
+                    what: format!("no process `{id}` is on the list"),
+                    hint: "see `keyfold keys list`".into(),
+                })
+            })
+            .await
+    }
+
+    /// Counts what is stored under the key, and refuses where that is not nothing.
+    async fn unused(&self, kid: KeyId) -> Result<Census, CustodyError> {
+        let census = self.census().await?;
+        let under = census.under(kid);
+        if under > 0 {
+            return Err(CustodyError::Waiting {
+                what: format!("{under} stored values are still sealed under key `{kid}`"),
+                hint: "run `keyfold rotate`, then try again; `keyfold keys census` shows where they are".into(),
+            });
+        }
+        if census.unreadable > 0 {
+            return Err(CustodyError::Waiting {
+                what: format!("{} stored values do not open, and may need key `{kid}`", census.unreadable),
+                hint: "`keyfold verify` names them; mend or remove them first".into(),
+            });
+        }
+        Ok(census)
+    }
+
+    /// Waits until every live process meets `ready`.
+    async fn wait_for(
+        &self,
+        wait: Duration,
+        to: &str,
+        ready: impl Fn(&Report) -> bool,
+    ) -> Result<(), CustodyError> {
+        let until = Instant::now() + wait;
+        loop {
+            self.keys.look().await?;
+            let live = self.keys.processes().live().await?;
+            let late: Vec<Report> = live.into_iter().filter(|report| !ready(report)).collect();
+            if late.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let silent = self.silent(&late).await?;
+                let mut hint = "let it finish or stop it, then try again".to_owned();
+                if let Some(report) = silent.first() {
+                    hint = format!(
+                        "process {} has not reported for {} s; if it is gone for good, `keyfold keys forget-process {}`",
+                        report.id,
+                        LEASE.as_secs(),
+                        report.id
+                    );
+                }
+                return Err(CustodyError::Waiting {
+                    what: format!("waiting for processes to {to}: {}", Processes::name(&late)),
+                    hint,
+                });
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Those whose last report is older than the lease.
+    async fn silent(&self, reports: &[Report]) -> Result<Vec<Report>, CustodyError> {
+        let now: UnixTime = self.system.now().await?;
+        let old = |report: &&Report| now.0.saturating_sub(report.reported.0) > LEASE.as_secs();
+        Ok(reports.iter().filter(old).cloned().collect())
+    }
+}

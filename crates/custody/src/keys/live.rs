@@ -1,0 +1,199 @@
+//! The keyring a process works with: reloaded as it changes, and refused for sealing when it could not be.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
+};
+
+use keyfold_core::{clock::UnixTime, id::WriterId, keyring::Keyring};
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::{
+    KeyringStore,
+    process::{Place, Processes, Report},
+};
+use crate::{error::CustodyError, store::SystemStore};
+
+/// How often a process looks whether the keyring changed.
+const REFRESH: Duration = Duration::from_secs(1);
+/// After this long without a look that succeeded, a process stops sealing.
+const BOUND: Duration = Duration::from_secs(10);
+/// How often a process reports even when nothing changed.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// The keyring for one sealing operation, write included. While it is held, the process reports that it may still be sealing
+/// under that generation.
+pub type Sealing = Arc<Keyring>;
+
+struct State {
+    current: Arc<Keyring>,
+    version: u64,
+    /// Earlier keyrings that operations may still hold.
+    earlier: Vec<Weak<Keyring>>,
+    looked: Instant,
+    reported: Option<(Instant, u64, u64)>,
+}
+
+/// A keyring that follows its document.
+pub struct LiveKeyring {
+    store: KeyringStore,
+    system: Arc<dyn SystemStore>,
+    processes: Processes,
+    id: WriterId,
+    command: String,
+    place: Place,
+    state: Mutex<State>,
+    refreshing: AsyncMutex<()>,
+}
+
+impl LiveKeyring {
+    /// Loads the keyring and registers this process.
+    ///
+    /// # Errors
+    /// See [`KeyringStore::load`].
+    pub async fn open(
+        store: KeyringStore,
+        system: Arc<dyn SystemStore>,
+        id: WriterId,
+        command: &str,
+    ) -> Result<Arc<Self>, CustodyError> {
+        let loaded = store.load().await?;
+        for kid in &loaded.buried {
+            tracing::warn!(%kid, "a key in the environment was destroyed in this deployment and is not used");
+        }
+        let state = State {
+            current: Arc::new(loaded.keyring),
+            version: loaded.version,
+            earlier: Vec::new(),
+            looked: Instant::now(),
+            reported: None,
+        };
+        let live = Arc::new(Self {
+            processes: Processes::new(Arc::clone(&system)),
+            store,
+            system,
+            id,
+            command: command.into(),
+            place: Place::here(),
+            state: Mutex::new(state),
+            refreshing: AsyncMutex::new(()),
+        });
+        live.report().await?;
+        // A key may have been promoted or retired between the load and the report; nobody had to wait for us then.
+        live.look().await?;
+        Ok(live)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The list of processes this one is on.
+    #[must_use]
+    pub const fn processes(&self) -> &Processes {
+        &self.processes
+    }
+
+    /// The place of the document.
+    #[must_use]
+    pub const fn store(&self) -> &KeyringStore {
+        &self.store
+    }
+
+    /// This process on the list.
+    #[must_use]
+    pub const fn id(&self) -> WriterId {
+        self.id
+    }
+
+    /// The keyring to open with.
+    #[must_use]
+    pub fn opening(&self) -> Arc<Keyring> {
+        Arc::clone(&self.state().current)
+    }
+
+    /// The keyring to seal with. To be held until what was sealed is stored.
+    ///
+    /// # Errors
+    /// The keyring could not be refreshed within its bound: another process may have changed keys since.
+    pub async fn sealing(&self) -> Result<Sealing, CustodyError> {
+        if self.state().looked.elapsed() >= REFRESH
+            && let Err(error) = self.look().await
+        {
+            if self.state().looked.elapsed() > BOUND {
+                return Err(error);
+            }
+            tracing::warn!(%error, "the keyring could not be refreshed");
+        }
+        Ok(self.opening())
+    }
+
+    /// Reloads the keyring if its document changed, and reports.
+    ///
+    /// # Errors
+    /// The store cannot be reached, or its document is refused; the keyring held stays as it is.
+    pub async fn look(&self) -> Result<(), CustodyError> {
+        let _one = self.refreshing.lock().await;
+        let began = Instant::now();
+        if self.store.version().await? != Some(self.state().version) {
+            let loaded = self.store.load().await?;
+            let mut state = self.state();
+            let former = std::mem::replace(&mut state.current, Arc::new(loaded.keyring));
+            state.earlier.push(Arc::downgrade(&former));
+            state.version = loaded.version;
+        }
+        self.state().looked = began;
+        self.report_if_due().await
+    }
+
+    async fn report_if_due(&self) -> Result<(), CustodyError> {
+        let due = {
+            let mut state = self.state();
+            let (opens, seals) = generations(&mut state);
+            state.reported.is_none_or(|(at, o, s)| at.elapsed() >= REPORT || (o, s) != (opens, seals))
+        };
+        if due { self.report().await } else { Ok(()) }
+    }
+
+    async fn report(&self) -> Result<(), CustodyError> {
+        let now: UnixTime = self.system.now().await?;
+        let (opens, seals) = generations(&mut self.state());
+        let report = Report {
+            id: self.id,
+            command: self.command.clone(),
+            place: self.place.clone(),
+            opens,
+            seals,
+            reported: now,
+        };
+        self.processes.report(&report).await?;
+        self.state().reported = Some((Instant::now(), opens, seals));
+        Ok(())
+    }
+
+    /// Follows the document until the task is dropped.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(REFRESH).await;
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "the keyring could not be refreshed");
+            }
+        }
+    }
+
+    /// Strikes this process off the list.
+    ///
+    /// # Errors
+    /// The store cannot be written; the process is then recognised as ended by its id.
+    pub async fn close(&self) -> Result<(), CustodyError> {
+        self.processes.strike(self.id).await.map(|_| ())
+    }
+}
+
+/// The generation that is opened, and the oldest one under which an operation may still be sealing.
+fn generations(state: &mut State) -> (u64, u64) {
+    state.earlier.retain(|keyring| keyring.strong_count() > 0);
+    let opens = state.current.generation();
+    let seals = state.earlier.iter().filter_map(Weak::upgrade).map(|keyring| keyring.generation()).fold(opens, u64::min);
+    (opens, seals)
+}

@@ -1,0 +1,19 @@
+//! The keyring of a deployment: where its document lies, who has it open, and how it changes.
+//!
+//! The document is kept in the system store and copied to every data folder. Every live process reports the generation it
+//! opens and the one it still seals under, so that a key is promoted only when all can open it and retired only when nobody
+//! seals under it any more.
+
+mod copies;
+mod document;
+pub mod life;
+mod live;
+pub mod process;
+mod usage;
+
+pub use self::{
+    copies::Copies,
+    document::{KEYRING_KEY, KeyringStore},
+    live::{LiveKeyring, Sealing},
+    usage::Usage,
+};
