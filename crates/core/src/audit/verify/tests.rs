@@ -22,7 +22,7 @@ fn event(n: u8) -> Event {
 }
 
 /// A writer of `events` events that signs a note after each of `at`.
-fn write(log: &mut Log, n: u8, events: u8, at: &[u8], roster: Vec<Tip>) -> Tip {
+fn write(log: &mut Log, n: u8, events: u8, at: &[u8], roster: &[Tip]) -> Tip {
     let (root, own) = (SigningKey::from_seed(&[1; 32]).unwrap(), SigningKey::from_seed(&[n; 32]).unwrap());
     let writer = WriterId([n; 16]);
     let genesis = Genesis { deployment: deployment(), key: own.public(), predecessor: None, time: NOW, writer };
@@ -38,7 +38,7 @@ fn write(log: &mut Log, n: u8, events: u8, at: &[u8], roster: Vec<Tip>) -> Tip {
     for i in 1..=events {
         lines.push(chain.append(&event(i)).unwrap());
         if at.contains(&i) {
-            note(&chain, &roster);
+            note(&chain, roster);
         }
     }
     log.chains.push((writer, genesis, lines));
@@ -48,9 +48,9 @@ fn write(log: &mut Log, n: u8, events: u8, at: &[u8], roster: Vec<Tip>) -> Tip {
 /// Two writers; the second was killed after five events and anchored by the third's note.
 fn log() -> Log {
     let mut log = Log { chains: vec![], notes: vec![] };
-    write(&mut log, 2, 6, &[3, 6], vec![]);
-    let dead = write(&mut log, 3, 5, &[], vec![]);
-    write(&mut log, 4, 2, &[2], vec![dead]);
+    write(&mut log, 2, 6, &[3, 6], &[]);
+    let dead = write(&mut log, 3, 5, &[], &[]);
+    write(&mut log, 4, 2, &[2], &[dead]);
     log
 }
 
@@ -177,7 +177,7 @@ fn p41_a_chain_rewritten_with_its_links_is_named_by_the_next_anchor() {
 fn p41_one_writer_with_two_heads_is_a_fork() {
     let report = tampered(|log| {
         let tip = Tip { head: Head([9; 32]), size: 3, writer: w(2) };
-        write(log, 5, 1, &[1], vec![tip]);
+        write(log, 5, 1, &[1], &[tip]);
     });
     assert!(matches!(report.findings[..], [Verdict::Fork { size: 3, .. }]), "{report:?}");
 }
@@ -197,7 +197,7 @@ fn p41_forged_signatures_are_named() {
 #[test]
 fn an_unsigned_tail_is_never_plain_ok() {
     let report = tampered(|log| {
-        write(log, 5, 3, &[1], vec![]);
+        write(log, 5, 3, &[1], &[]);
     });
     assert_eq!(report.verdict(), Verdict::Unanchored { writer: w(5), events: 2 });
 }
