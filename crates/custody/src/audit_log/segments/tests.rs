@@ -286,3 +286,95 @@ async fn p40_outcomes_that_could_not_be_written_come_before_the_next_intent() {
     let _proof = sink.append(&[event(3)]).await.unwrap();
     assert_eq!(bed.stored(), [event(1), event(3)]);
 }
+
+/// Needs a folder on a small file system of its own, which it fills: `mount -t tmpfs -o size=256k tmpfs /mnt/small`.
+#[tokio::test]
+#[ignore = "needs KEYFOLD_TEST_SMALL_DISK"]
+async fn p40_a_disk_that_fills_up_fails_appends_and_recovers_once_there_is_space() {
+    let Some(disk) = std::env::var_os("KEYFOLD_TEST_SMALL_DISK") else { return };
+    let bed = Bed { dir: TempDir::new_in(&disk).unwrap(), next: AtomicU8::new(1) };
+    let sink = bed.writer();
+    let _proof = sink.append(&[event(0)]).await.unwrap();
+    let ballast = bed.dir.path().join("ballast");
+    fs::write(&ballast, vec![0; 128 << 10]).unwrap();
+    let mut taken = 1;
+    let batch: Vec<_> = (0..7).map(event).collect();
+    let error = loop {
+        match sink.append(&batch).await {
+            Ok(_) => taken += 7,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.hint().unwrap().contains("disk is full"), "{error:?}");
+    assert!(sink.append_outcome(&batch).await.is_err());
+    assert!(sink.append(&batch).await.is_err());
+    fs::remove_file(&ballast).unwrap();
+    let _proof = sink.append(&batch).await.unwrap();
+    sink.close(1).await.unwrap();
+    assert_eq!(bed.verdict(), Verdict::Ok { events: taken + 14, chains: 1 });
+}
+
+#[tokio::test]
+#[ignore = "measures: a million events"]
+async fn a_million_events_verify_in_seconds() {
+    let bed = Bed::new();
+    let sink = bed.writer();
+    let started = std::time::Instant::now();
+    for _ in 0..1000 {
+        let batch: Vec<_> = (0..1000).map(event).collect();
+        let _proof = sink.append(&batch).await.unwrap();
+    }
+    sink.close(1).await.unwrap();
+    let written = started.elapsed();
+    let started = std::time::Instant::now();
+    assert_eq!(bed.verdict(), Verdict::Ok { events: 1_000_000, chains: 1 });
+    println!("written in {written:?}, verified in {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn many_writers_at_once_leave_one_chain_of_notes() {
+    let bed = Bed::new();
+    let writers: Vec<_> = (0..8).map(|_| bed.writer()).collect();
+    let work = writers.iter().map(|sink| async move {
+        for n in 0..5 {
+            let _proof = sink.append(&[event(n)]).await.unwrap();
+            sink.checkpoint(n).await.unwrap();
+        }
+        sink.close(5).await.unwrap();
+    });
+    futures::future::join_all(work).await;
+    let report = bed.report();
+    assert_eq!(report.verdict(), Verdict::Ok { events: 40, chains: 8 });
+    assert_eq!(report.notes, 48);
+}
+
+/// Not a test: the process that the next one kills.
+#[tokio::test]
+#[ignore = "run by the test that kills it"]
+async fn the_process_that_is_killed() {
+    let Some(dir) = std::env::var_os("KEYFOLD_TEST_KILLED") else { return };
+    let clock = Arc::new(UnixTime(1_800_000_000));
+    let sink = Segments::open(Path::new(&dir), "d", &SEED, [200; 48], clock).unwrap();
+    let _proof = sink.append(&[event(1), event(2), event(3)]).await.unwrap();
+    println!("durable");
+    thread::sleep(std::time::Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn p41_what_a_sigkill_leaves_is_whole_unanchored_and_anchored_by_the_next_process() {
+    use std::io::BufRead as _;
+    let bed = Bed::new();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "audit_log::segments::tests::the_process_that_is_killed", "--ignored", "--nocapture"])
+        .env("KEYFOLD_TEST_KILLED", bed.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("durable")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(bed.verdict(), Verdict::Unanchored { writer: WriterId([200; 16]), events: 3 });
+    bed.run(3..4).await;
+    assert_eq!(bed.verdict(), Verdict::Ok { events: 4, chains: 2 });
+}
