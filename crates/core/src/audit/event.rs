@@ -1,0 +1,414 @@
+//! One event: who did what to which record under which key. There is no field that could hold a secret.
+//!
+//! Two events tell one story and share an id: the [`Kind::Intent`], durable before plaintext leaves or a write happens,
+//! and the [`Kind::Outcome`]. An event is stored as one RFC 8785 line; see [`crate::audit::chain`] for how lines join.
+//!
+//! Reading tolerates members that this version does not know, since the hash covers them and a newer process may share
+//! the folder; a known member that is repeated, of another type or out of bounds is refused.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    audit::text::{Actor, Name, Word},
+    clock::UnixTime,
+    id::{Commitment, KeyId, from_hex, to_hex},
+};
+
+/// The longest stored line, in bytes, without its newline. What an [`Event`] can hold always fits.
+pub const MAX_LINE: usize = 16 * 1024;
+/// The largest integer that every JSON reader keeps (RFC 8785 writes numbers as doubles).
+pub const MAX_INTEGER: u64 = (1 << 53) - 1;
+
+/// Why an event could not be written or read.
+#[non_exhaustive]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// The line is longer than any event.
+    #[error("an audit line of {len} bytes, the limit is {MAX_LINE}")]
+    TooLong {
+        /// Its length.
+        len: usize,
+    },
+
+    /// Not a JSON object with the members of an event. The cause names a position and no content.
+    #[error("not an audit event (column {column})")]
+    Malformed {
+        /// Where reading stopped.
+        column: usize,
+    },
+
+    /// A number above 2^53 - 1.
+    #[error("`{member}` is above 2^53 - 1")]
+    Integer {
+        /// Which member.
+        member: &'static str,
+    },
+}
+
+macro_rules! hex_text {
+    ($(#[$doc:meta])* $name:ident, $len:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub [u8; $len]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&to_hex(&self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({self})", stringify!($name))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NotHex;
+
+            fn from_str(text: &str) -> Result<Self, NotHex> {
+                from_hex(text).map(Self).ok_or(NotHex { digits: $len * 2 })
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// Not the right number of hex digits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not {digits} hex digits")]
+pub struct NotHex {
+    digits: usize,
+}
+
+hex_text!(
+    /// Joins an intent to its outcome; random, given by the caller.
+    EventId,
+    8
+);
+hex_text!(
+    /// The running hash of a chain after some event, or of a note.
+    Head,
+    32
+);
+hex_text!(
+    /// The first bytes of the previous [`Head`], inside the next event.
+    Link,
+    8
+);
+
+/// Which half of the story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Written before.
+    Intent,
+    /// Written after.
+    Outcome,
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
+        /// What was done. The words are stable.
+        #[non_exhaustive]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum Action {
+            $($(#[$doc])* #[serde(rename = $word)] $name,)*
+        }
+
+        impl Action {
+            /// The word as it stands in the log.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+actions! {
+    /// A secret was sealed.
+    Seal = "seal",
+    /// A secret was opened.
+    Open = "open",
+    /// A credential was put into a request by the proxy.
+    Use = "use",
+    /// An envelope got a new wrap.
+    Rewrap = "rewrap",
+    /// A record was written.
+    RecordPut = "record_put",
+    /// A record was read, its secrets opened.
+    RecordGet = "record_get",
+    /// A record was taken over from elsewhere.
+    RecordImport = "record_import",
+    /// A record left, sealed or opened.
+    RecordExport = "record_export",
+    /// A record of our own was removed on request.
+    RecordRemove = "record_remove",
+    /// A batch of a migration was committed.
+    MigrateBatch = "migrate_batch",
+    /// A batch of a rotation was committed.
+    RotateBatch = "rotate_batch",
+    /// Everything was opened to see that it opens.
+    VerifyRun = "verify_run",
+    /// A key was staged.
+    KeyCreate = "key_create",
+    /// A key from elsewhere was staged.
+    KeyImport = "key_import",
+    /// A key became the one that seals.
+    KeyPromote = "key_promote",
+    /// A key was retired.
+    KeyRetire = "key_retire",
+    /// A key was destroyed.
+    KeyDestroy = "key_destroy",
+    /// The keyring was exported.
+    KeyBackup = "key_backup",
+    /// A keyring came back from a backup.
+    KeyRestore = "key_restore",
+    /// A process that no longer reports was struck off.
+    ProcessForgotten = "process_forgotten",
+    /// The accept policy was changed.
+    AcceptChanged = "accept_changed",
+    /// A session began.
+    SessionCreate = "session_create",
+    /// A session was revoked.
+    SessionRevoke = "session_revoke",
+    /// A token for an actor was made.
+    TokenCreate = "token_create",
+    /// A token for an actor was revoked.
+    TokenRevoke = "token_revoke",
+    /// A call was refused by policy.
+    Refused = "refused",
+    /// The demonstration ran; its secrets are made up.
+    Demo = "demo",
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One event. Members are declared in the order in which RFC 8785 sorts them.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Event {
+    /// What was done.
+    pub action: Action,
+    /// Who did it.
+    pub actor: Actor,
+    /// How much went out or was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<Name>,
+    /// The envelope's lasting id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commitment: Option<Commitment>,
+    /// How many records a batch had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Which field of the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<Name>,
+    /// The first record of a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Name>,
+    /// The envelope's format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Word>,
+    /// The keyring's generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Shared by intent and outcome.
+    pub id: EventId,
+    /// The job that acted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Name>,
+    /// The key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kid: Option<KeyId>,
+    /// Before or after.
+    pub kind: Kind,
+    /// The last record of a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Name>,
+    /// How long it took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub millis: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prev: Option<Link>,
+    /// Which record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<Name>,
+    /// `done`, or an error code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Word>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    /// When.
+    pub time: UnixTime,
+}
+
+impl Event {
+    /// What is about to happen. The other members are public and start empty.
+    #[must_use]
+    pub fn intent(time: UnixTime, id: EventId, actor: Actor, action: Action) -> Self {
+        Self {
+            action,
+            actor,
+            bytes: None,
+            collection: None,
+            commitment: None,
+            count: None,
+            field: None,
+            first: None,
+            format: None,
+            generation: None,
+            id,
+            job: None,
+            kid: None,
+            kind: Kind::Intent,
+            last: None,
+            millis: None,
+            prev: None,
+            record: None,
+            result: None,
+            seq: None,
+            time,
+        }
+    }
+
+    /// How it went: the same event, with a result.
+    #[must_use]
+    pub fn outcome(&self, time: UnixTime, result: Word) -> Self {
+        Self { kind: Kind::Outcome, result: Some(result), time, ..self.clone() }
+    }
+
+    /// The stored line, without a newline: the event with its place in a chain.
+    ///
+    /// # Errors
+    /// A number is above 2^53 - 1.
+    pub fn encode(&self, prev: Link, seq: u64) -> Result<Vec<u8>, EventError> {
+        self.bounded()?;
+        let linked = Self { prev: Some(prev), seq: Some(seq), ..self.clone() };
+        // RFC 8785 and serde_json agree on strings and integers; the order is that of the declaration.
+        let line = serde_json::to_vec(&linked).map_err(|_| EventError::Malformed { column: 0 })?;
+        if line.len() > MAX_LINE { Err(EventError::TooLong { len: line.len() }) } else { Ok(line) }
+    }
+
+    /// Reads a stored line. Its place is left out: only a chain can say whether it is right.
+    ///
+    /// # Errors
+    /// The line is too long, no event, or holds a number above 2^53 - 1.
+    pub fn parse(line: &[u8]) -> Result<Self, EventError> {
+        if line.len() > MAX_LINE {
+            return Err(EventError::TooLong { len: line.len() });
+        }
+        let mut event: Self =
+            serde_json::from_slice(line).map_err(|error| EventError::Malformed { column: error.column() })?;
+        (event.prev, event.seq) = (None, None);
+        event.bounded()?;
+        Ok(event)
+    }
+
+    fn bounded(&self) -> Result<(), EventError> {
+        let numbers = [
+            ("bytes", self.bytes),
+            ("count", self.count),
+            ("generation", self.generation),
+            ("millis", self.millis),
+            ("time", Some(self.time.0)),
+        ];
+        match numbers.into_iter().find(|(_, number)| number.is_some_and(|n| n > MAX_INTEGER)) {
+            Some((member, _)) => Err(EventError::Integer { member }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> Event {
+        let name = |text: &str| Some(Name::new(text).unwrap());
+        Event {
+            bytes: Some(7),
+            collection: name("instances"),
+            commitment: Some(Commitment([1; 32])),
+            count: Some(2),
+            field: name("/connection_url"),
+            first: name("a"),
+            format: Some(Word::new("kf1").unwrap()),
+            generation: Some(3),
+            job: name("j"),
+            kid: Some(KeyId([2; 8])),
+            last: name("b"),
+            millis: Some(4),
+            record: name("ü\"\\/"),
+            result: Some(Word::done()),
+            ..Event::intent(UnixTime(1), EventId([3; 8]), Actor::new("local:0").unwrap(), Action::Open)
+        }
+    }
+
+    #[test]
+    fn the_line_is_canonical_json_and_reads_back() {
+        let line = full().encode(Link([4; 8]), 1).unwrap();
+        let sorted: std::collections::BTreeMap<String, serde_json::Value> = serde_json::from_slice(&line).unwrap();
+        assert_eq!(serde_json::to_vec(&sorted).unwrap(), line, "members are sorted, no spaces");
+        assert_eq!(sorted.len(), 21, "every member is in the test");
+        assert_eq!(Event::parse(&line).unwrap(), full());
+    }
+
+    #[test]
+    fn an_unknown_member_is_read_over_and_a_repeated_one_is_not() {
+        let line = String::from_utf8(full().encode(Link([4; 8]), 1).unwrap()).unwrap();
+        assert_eq!(Event::parse(line.replacen('{', r#"{"aaa":[1],"#, 1).as_bytes()).unwrap(), full());
+        assert!(Event::parse(line.replacen('{', r#"{"action":"open","#, 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn bounds_hold_in_both_directions() {
+        let big = Event { bytes: Some(MAX_INTEGER + 1), ..full() };
+        assert_eq!(big.encode(Link([0; 8]), 1), Err(EventError::Integer { member: "bytes" }));
+        assert!(matches!(Event::parse(&vec![b' '; MAX_LINE + 1]), Err(EventError::TooLong { .. })));
+        assert!(Event::parse(b"").is_err() && Event::parse(b"[]").is_err() && Event::parse(b"{}").is_err());
+    }
+
+    #[test]
+    fn the_longest_event_fits() {
+        let long = || Some(Name::new("\\".repeat(crate::audit::text::MAX_NAME)).unwrap());
+        let actor = Actor::new(format!("a:{}", "\"".repeat(254))).unwrap();
+        let event = Event {
+            collection: long(),
+            record: long(),
+            field: long(),
+            first: long(),
+            last: long(),
+            job: long(),
+            actor,
+            ..full()
+        };
+        assert!(event.encode(Link([0; 8]), 1).unwrap().len() < MAX_LINE);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_makes_the_reader_panic(line: Vec<u8>) {
+            let _ = Event::parse(&line);
+        }
+    }
+}
