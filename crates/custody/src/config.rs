@@ -288,9 +288,11 @@ mod tests {
 
     #[test]
     fn two_collections_never_share_an_id() {
-        let error = Config::parse("[collections.a]\nfields=[\"/x\"]\nid=\"same\"\n[collections.b]\nfields=[\"/x\"]\nid=\"same\"")
-            .unwrap_err()
-            .to_string();
+        let error = Config::parse(
+            "[collections.a]\nfields=[\"/x\"]\nid=\"same\"\n[collections.b]\nfields=[\"/x\"]\nid=\"same\"",
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("has the id of collection `a`"), "{error}");
     }
 }

@@ -58,7 +58,8 @@ impl Copies {
                 )
             })?,
         };
-        let copied = self.document()?.and_then(|bytes| document::claims(&bytes).ok()).map_or(0, |claims| claims.generation);
+        let copied =
+            self.document()?.and_then(|bytes| document::claims(&bytes).ok()).map_or(0, |claims| claims.generation);
         Ok(number.max(copied))
     }
 

@@ -79,7 +79,10 @@ impl KeyringStore {
             return Err(CustodyError::Invalid {
                 what: "the store has no keyring".into(),
                 hint: if copy.exists() {
-                    format!("the store was emptied or exchanged; `keyfold keys restore {}` puts the copy back", copy.display())
+                    format!(
+                        "the store was emptied or exchanged; `keyfold keys restore {}` puts the copy back",
+                        copy.display()
+                    )
                 } else {
                     "make a deployment with `keyfold init`".into()
                 },

@@ -48,9 +48,8 @@ impl Custody {
             ));
         };
         let raw = Key32::new(rng::array(&SystemRandom)?);
-        let material = KeyMaterial::new(purpose, raw).map_err(|error| {
-            CustodyError::invalid(error.to_string(), error.hint().unwrap_or_default())
-        })?;
+        let material = KeyMaterial::new(purpose, raw)
+            .map_err(|error| CustodyError::invalid(error.to_string(), error.hint().unwrap_or_default()))?;
         let kid = material.kid();
         let now = self.auditor.clock().now();
         let entry = Entry::new(material, State::Staged, suites.to_vec(), now, Origin::Document);
@@ -84,7 +83,12 @@ impl Custody {
     ///
     /// # Errors
     /// Processes that may still seal under it, records that still need it, by name and number.
-    pub async fn retire_key(&self, permit: &Permit<Manage>, kid: KeyId, wait: Duration) -> Result<Census, CustodyError> {
+    pub async fn retire_key(
+        &self,
+        permit: &Permit<Manage>,
+        kid: KeyId,
+        wait: Duration,
+    ) -> Result<Census, CustodyError> {
         let keyring = self.keys.opening();
         let now = self.auditor.clock().now();
         keyring.retired(kid, now)?;
@@ -113,15 +117,24 @@ impl Custody {
     ///
     /// # Errors
     /// Too young, still needed, not retired.
-    pub async fn destroy_key(&self, permit: &Permit<Manage>, kid: KeyId, min_age: Duration) -> Result<(), CustodyError> {
+    pub async fn destroy_key(
+        &self,
+        permit: &Permit<Manage>,
+        kid: KeyId,
+        min_age: Duration,
+    ) -> Result<(), CustodyError> {
         let keyring = self.keys.opening();
         let now = self.auditor.clock().now();
         keyring.destroyed(kid, now)?;
         let retired_for = keyring.entry(kid).map_or(0, |entry| now.0.saturating_sub(entry.since().0));
         if retired_for < min_age.as_secs() {
             return Err(CustodyError::Waiting {
-                what: format!("key `{kid}` has been retired for {retired_for} s, {} s are asked for", min_age.as_secs()),
-                hint: "wait, so that a forgotten record or backup can still show up, or give a shorter --min-age".into(),
+                what: format!(
+                    "key `{kid}` has been retired for {retired_for} s, {} s are asked for",
+                    min_age.as_secs()
+                ),
+                hint: "wait, so that a forgotten record or backup can still show up, or give a shorter --min-age"
+                    .into(),
             });
         }
         self.unused(kid).await?;
@@ -170,12 +183,7 @@ impl Custody {
     }
 
     /// Waits until every live process meets `ready`.
-    async fn wait_for(
-        &self,
-        wait: Duration,
-        to: &str,
-        ready: impl Fn(&Report) -> bool,
-    ) -> Result<(), CustodyError> {
+    async fn wait_for(&self, wait: Duration, to: &str, ready: impl Fn(&Report) -> bool) -> Result<(), CustodyError> {
         let until = Instant::now() + wait;
         loop {
             self.keys.look().await?;

@@ -194,6 +194,7 @@ impl LiveKeyring {
 fn generations(state: &mut State) -> (u64, u64) {
     state.earlier.retain(|keyring| keyring.strong_count() > 0);
     let opens = state.current.generation();
-    let seals = state.earlier.iter().filter_map(Weak::upgrade).map(|keyring| keyring.generation()).fold(opens, u64::min);
+    let seals =
+        state.earlier.iter().filter_map(Weak::upgrade).map(|keyring| keyring.generation()).fold(opens, u64::min);
     (opens, seals)
 }

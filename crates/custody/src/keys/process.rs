@@ -131,7 +131,10 @@ impl Processes {
             after = Some(last.clone());
             for (key, doc) in page {
                 let report: Report = serde_json::from_slice(&doc.value).map_err(|error| {
-                    CustodyError::invalid(format!("system document `{key}` is not a report: {error}"), "remove that document")
+                    CustodyError::invalid(
+                        format!("system document `{key}` is not a report: {error}"),
+                        "remove that document",
+                    )
                 })?;
                 if report.place.ended(&here) {
                     self.system.delete(&key, Expect::Version(doc.version)).await?;

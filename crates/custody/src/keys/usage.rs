@@ -75,7 +75,9 @@ impl Usage {
             if next > WARN_WRAPS && count <= WARN_WRAPS {
                 tracing::warn!(%kid, count, "a master key has sealed over 2^31 v1 values; rotate it soon");
             }
-            if let Put::Stored { .. } = self.system.put(&Self::key(kid), next.to_string().as_bytes(), expect, None).await? {
+            if let Put::Stored { .. } =
+                self.system.put(&Self::key(kid), next.to_string().as_bytes(), expect, None).await?
+            {
                 let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
                 *left.entry(kid).or_insert(0) += block - wraps;
                 return Ok(());

@@ -1,0 +1,73 @@
+//! Jobs over stored records: `migrate` seals what is plaintext or moves it to another format, `rotate` moves it to the
+//! primary key, `verify` opens everything.
+//!
+//! What holds for all of them:
+//! - No record is deleted. A value is written only if the whole old value was opened and the new one was opened again, in
+//!   memory, to the same secret; what does not open is left as it is, counted and named.
+//! - A writer that was faster wins, and its record is visited again: passes repeat until one finds nothing to do.
+//! - Killed at any moment, every record opens; a rerun goes on where the last committed batch ended.
+//! - Memory is bounded by a few batches, whatever the number of records.
+
+mod lease;
+mod plan;
+mod report;
+mod run;
+
+pub use self::{
+    lease::JobLease,
+    plan::{Planned, plan_record},
+    report::{Quarantined, Summary, Tally},
+    run::{Ended, Observer, Silent, Update},
+};
+use keyfold_core::{envelope::Format, rewrap::How};
+
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Seal what is plaintext, and move to another format.
+    Migrate,
+    /// Move to the primary key.
+    Rotate,
+    /// Open everything, write nothing.
+    Verify,
+}
+
+impl Kind {
+    /// The word on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Migrate => "migrate",
+            Self::Rotate => "rotate",
+            Self::Verify => "verify",
+        }
+    }
+}
+
+/// A job to run.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// What it does.
+    pub kind: Kind,
+    /// The format values end in: for a migration the collection's own where not given, for a rotation the one they have.
+    pub to: Option<Format>,
+    /// A new wrap, or everything new.
+    pub how: How,
+    /// Look and count, change nothing.
+    pub dry_run: bool,
+    /// Records in a batch: one transaction, one event, one step of the cursor.
+    pub batch: usize,
+}
+
+impl Job {
+    /// A job with the usual batch.
+    #[must_use]
+    pub const fn new(kind: Kind) -> Self {
+        Self { kind, to: None, how: How::Rewrap, dry_run: false, batch: 500 }
+    }
+
+    const fn writes(&self) -> bool {
+        !self.dry_run && !matches!(self.kind, Kind::Verify)
+    }
+}
