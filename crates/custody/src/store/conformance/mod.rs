@@ -1,0 +1,1 @@
+//! The checks that every implementation of the storage traits passes.
