@@ -128,9 +128,9 @@ fn depth_and_size_are_bounded() {
 
 #[test]
 fn edits_that_overlap_or_lie_outside_are_refused() {
-    let edit = |span| Edit { span, token: encode_string("x") };
-    for edits in [vec![1..4, 3..5], vec![0..9], vec![2..2], vec![3..4, 1..5], vec![1..2]] {
-        let edits: Vec<Edit> = edits.into_iter().map(edit).collect();
+    let edit = |&(start, end)| Edit { span: start..end, token: encode_string("x") };
+    for edits in [&[(2, 4), (3, 5)][..], &[(0, 9)], &[(2, 2)], &[(3, 4), (2, 5)], &[(1, 2)]] {
+        let edits: Vec<Edit> = edits.iter().map(edit).collect();
         assert!(matches!(splice("é[12]", edits), Err(JsonError::BadEdit { .. })));
     }
 }
@@ -155,6 +155,30 @@ fn every_string_is_walked_with_its_pointer_and_name() {
         ]
     );
     strings(r#""root""#, |leaf| assert_eq!((leaf.pointer, leaf.name, leaf.value), ("", None, "root"))).unwrap();
+}
+
+/// `cargo test --release -p keyfold-custody -- --ignored --nocapture speed`
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_find() {
+    let text = format!(
+        r#"{{"id":"redis-prod-0001","name":"cache","connection_url":"kf1.{}","environment":"production","usage":"cache","description":"Session cache of the shop","repo_url":null,"notes":"","monitoring_identifier":"redis-prod-0001","instance_type":"redis_enterprise","admin_url":"https://admin.internal:9443","admin_username":"ops","admin_password":"kf1.x","extension_data":{{"a":1,"b":[1,2,3]}},"created_at":"2026-01-01T00:00:00Z"}}"#,
+        "A".repeat(100)
+    );
+    let paths = paths(&["/connection_url", "/admin_password"]);
+    let rounds: u32 = 200_000;
+    for _ in 0..3 {
+        let started = std::time::Instant::now();
+        for _ in 0..rounds {
+            assert_eq!(find(std::hint::black_box(&text), &paths).unwrap().len(), 2);
+        }
+        let find = started.elapsed() / rounds;
+        let started = std::time::Instant::now();
+        for _ in 0..rounds {
+            check(std::hint::black_box(&text)).unwrap();
+        }
+        println!("{} bytes: find {find:?}, check {:?}", text.len(), started.elapsed() / rounds);
+    }
 }
 
 fn documents() -> impl Strategy<Value = serde_json::Value> {

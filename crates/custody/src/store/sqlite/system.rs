@@ -212,7 +212,7 @@ impl SqliteStore {
 
     /// Now and then drops what has expired, and keeps the highest number that goes with it.
     async fn forget(&self, tx: &mut Transaction<'_, Sqlite>) -> Result<(), StoreError> {
-        if self.inner.puts.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY != 0 {
+        if !self.inner.puts.fetch_add(1, Ordering::Relaxed).is_multiple_of(FORGET_EVERY) {
             return Ok(());
         }
         sqlx::raw_sql(concat!(
