@@ -1,2 +1,71 @@
-//! Command line.
-fn main() {}
+//! `keyfold`, the command line: arguments in, one command, an exit code out.
+//!
+//! Data goes to stdout and nothing else does; notes, errors, progress and logs go to stderr. Secrets come from stdin, a
+//! file, the environment or a prompt, never from arguments, and an argument that may be one is not repeated in a message.
+
+mod arguments;
+mod clock;
+mod commands;
+mod failure;
+mod input;
+mod invocation;
+mod keys;
+mod logging;
+mod output;
+#[expect(dead_code, reason = "the jobs that take long come with the data folder")]
+mod progress;
+mod usage;
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    arguments::Cli,
+    failure::{Exit, Failure},
+    invocation::Invocation,
+};
+
+/// The only place where the process ends: every command returns here.
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(usage::report(&error, &arguments) as u8),
+    };
+    let invocation = Invocation::new(cli.global);
+    let exit = match run(cli.command, &invocation) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            invocation.report(&failure);
+            failure.exit()
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// Runs one command until it ends or somebody presses Ctrl-C.
+fn run(command: commands::Command, invocation: &Invocation) -> Result<Exit, Failure> {
+    logging::start(invocation)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::unavailable("the process could not start its threads").caused_by(&error))?;
+    let invocation = invocation.clone();
+    let ended = runtime.block_on(async move {
+        // On a task of its own, so that a command that is busy computing does not keep Ctrl-C waiting.
+        let command = tokio::spawn(async move { command.run(&invocation).await });
+        tokio::select! {
+            ended = command => ended.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Failure::interrupted()),
+            }),
+            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        }
+    });
+    if matches!(&ended, Err(failure) if failure.exit() == Exit::Interrupted) {
+        // A read from a pipe may wait for ever and is left behind; a prompt needs a moment to give the terminal its echo back.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+    }
+    ended
+}

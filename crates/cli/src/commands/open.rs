@@ -1,0 +1,105 @@
+//! `keyfold open`
+
+use clap::builder::PossibleValuesParser;
+use keyfold_core::{
+    accept::{Accept, Accepted, Rule},
+    clock::UnixTime,
+    detect::{Detected, detect},
+    envelope::{Format, OpenError, Reading, fernet::MaxAge},
+    error::Code,
+    keyring::{Purpose, Reader},
+};
+
+use crate::{
+    arguments::{ContextArgs, SourceArgs},
+    failure::{Exit, Failure},
+    input::{self, Wanted},
+    invocation::Invocation,
+    keys, output,
+};
+
+#[derive(clap::Args)]
+#[command(
+    after_help = "White space around the envelope is ignored; the secret is written as it is, with no newline added, \
+                        and with --json too.\n\n\
+                        Keys: REDIS_SRE_MASTER_KEY (v1, kf1) or SRE_AGENT_ENCRYPTION_KEY (fernet) where set, older ones \
+                        in the same name with _PREVIOUS (comma-separated), else the data folder's keyring.\n\n\
+                        Examples:\n  keyfold open --context record=redis-1 < envelope > secret\n  \
+                        redis-cli HGET sre_instances:1 data | jq -r .connection_url | keyfold open --accept v1"
+)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    context: ContextArgs,
+    /// What to open: kf1, v1, fernet, plaintext, comma-separated; every sealed format, and never plaintext, by default
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["kf1", "v1", "fernet", "plaintext"])
+    )]
+    accept: Vec<String>,
+    /// Also take spellings that only the Python originals take (white space inside, other JSON spacing)
+    #[arg(long)]
+    compat: bool,
+    /// How old a Fernet token may be; no other format holds a time, so no other is opened then
+    #[arg(long, value_name = "SECONDS")]
+    max_age: Option<u64>,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+impl Args {
+    /// The policy that the arguments make. Plaintext is allowed for this call: its last day is today.
+    fn accept(&self, now: UnixTime) -> Result<Accept, Failure> {
+        if self.max_age.is_some() {
+            if self.accept.iter().any(|name| name != Format::Fernet.as_str()) {
+                return Err(Failure::usage("--max-age asks for an age, and only fernet holds a time")
+                    .hint("leave out --max-age, or accept fernet alone"));
+            }
+            return Ok(Accept::only(Format::Fernet));
+        }
+        if self.accept.is_empty() {
+            return Ok(Accept::any_sealed());
+        }
+        let rule = |name: &String| Rule::new(name, (name == Accepted::Plaintext.as_str()).then(|| now.date()));
+        let rules = self.accept.iter().map(rule).collect::<Result<Vec<_>, _>>();
+        rules.and_then(Accept::new).map_err(|error| Failure::usage(format!("--accept: {error}")))
+    }
+}
+
+pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
+    let now = invocation.now();
+    let context = args.context.context()?.digest();
+    let accept = args.accept(now)?;
+    let given = input::read(&args.source.from, Wanted::Envelope).await?;
+    let stored = input::envelope_text(&given)?;
+    let detected = detect(&stored);
+    if detected == Detected::Plaintext {
+        accept.check(Accepted::Plaintext, now.date()).map_err(not_accepted)?;
+        output::data(given.expose())?;
+        return Ok(Exit::Done);
+    }
+    let format = detected.sealed()?;
+    accept.check(Accepted::Sealed(format), now.date()).map_err(not_accepted)?;
+    if format != Format::Kf1 && !args.context.is_empty() {
+        invocation.warn(&format!("the {format} format binds no context; --context was not checked"));
+    }
+    let keyring = keys::load(Purpose::of(format), invocation).await?;
+    let reader = Reader {
+        accept: &accept,
+        today: now.date(),
+        reading: if args.compat { Reading::Compat } else { Reading::Strict },
+        max_age: args.max_age.map(|ttl| MaxAge { ttl, now }),
+    };
+    let opened = keyring.open(&stored, &context, &reader)?;
+    output::data(opened.secret.expose())?;
+    Ok(Exit::Done)
+}
+
+/// The policy is the caller's own, so the hint names the option and not a configuration file.
+fn not_accepted(error: OpenError) -> Failure {
+    let code = error.code();
+    let failure = Failure::from(error);
+    if code == Code::FormatNotAccepted { failure.hint("add the format to --accept if that is meant") } else { failure }
+}

@@ -1,0 +1,236 @@
+//! How a command ends when it does not do what was asked: what happened, what to do, a stable code, an exit code.
+
+use std::{error::Error, io};
+
+use keyfold_core::{
+    accept::AcceptError,
+    context::ContextError,
+    envelope::{OpenError, SealError},
+    error::{Code, Hint},
+    keyring::{KeyError, KeyringError, document::DocumentError, edit::EditError},
+    rewrap::MoveError,
+    rng::RandomError,
+    root::RootError,
+};
+use keyfold_providers::UriError;
+use serde_json::json;
+
+/// The exit codes. Scripts match on them; they never change their meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// What was asked is done.
+    Done = 0,
+    /// A job ended and left records that should have changed.
+    #[allow(dead_code, reason = "the jobs come with the data folder")]
+    RecordsLeft = 1,
+    /// The arguments do not make sense. Nothing was done.
+    Usage = 2,
+    /// Understood, and not allowed.
+    Refused = 3,
+    /// A key, a value or a document is not what it must be.
+    Key = 4,
+    /// Something outside could not be reached, read or written.
+    Unavailable = 5,
+    /// Ctrl-C.
+    Interrupted = 130,
+}
+
+/// Why a command ended early. Its texts never hold a secret, so it may be printed anywhere.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    hint: Option<String>,
+    code: &'static str,
+    exit: Exit,
+    causes: Vec<String>,
+    quiet: bool,
+}
+
+impl Failure {
+    /// A failure of any kind. The shorter constructors below set code and exit code by themselves.
+    pub(crate) fn new(exit: Exit, code: &'static str, message: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: None, code, exit, causes: Vec::new(), quiet: false }
+    }
+
+    /// The arguments do not make sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "usage", message)
+    }
+
+    /// A file, a folder or another part of the machine did not do its part.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Exit::Unavailable, "unavailable", message)
+    }
+
+    /// Ctrl-C.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(Exit::Interrupted, "interrupted", "interrupted")
+    }
+
+    /// One of the core's codes with a message of the command line's own.
+    pub(crate) fn coded(code: Code, message: impl Into<String>) -> Self {
+        Self::new(exit_of(code), code.as_str(), message)
+    }
+
+    /// An error of one of the crates below, which says by itself what happened and what to do.
+    pub(crate) fn from_error(error: &dyn Error, code: Code, hint: Option<String>) -> Self {
+        let failure = Self { hint, ..Self::coded(code, error.to_string()) };
+        match error.source() {
+            Some(source) => failure.caused_by(source),
+            None => failure,
+        }
+    }
+
+    /// Stdout could not be written. A reader that went away, as `head` does, is not worth a word.
+    pub(crate) fn stdout(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self { quiet: true, exit: Exit::Done, ..Self::unavailable("nobody reads the output") };
+        }
+        Self::unavailable("the output could not be written").caused_by(error)
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Keeps an error and everything behind it for `--verbose`.
+    #[must_use]
+    pub(crate) fn caused_by(mut self, error: &dyn Error) -> Self {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if text != self.message && self.causes.last() != Some(&text) {
+                self.causes.push(text);
+            }
+            next = cause.source();
+        }
+        self
+    }
+
+    /// The code to end the process with.
+    pub(crate) const fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// What goes to stderr, if anything does: one line of JSON, or lines for a person.
+    pub(crate) fn render(&self, how: &Rendering) -> Option<String> {
+        if self.quiet {
+            return None;
+        }
+        if how.json {
+            let mut error = json!({ "code": self.code, "message": self.message, "hint": self.hint });
+            if how.causes {
+                error["causes"] = json!(self.causes);
+            }
+            return Some(format!("{}\n", json!({ "error": error })));
+        }
+        let (red, dim, plain) = if how.color { ("\x1b[1;31m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+        let mut out = format!("{red}error:{plain} {}\n", printable(&self.message));
+        for cause in self.causes.iter().filter(|_| how.causes) {
+            out += &format!("  {dim}cause:{plain} {}\n", printable(cause));
+        }
+        if let Some(hint) = &self.hint {
+            out += &format!("  {dim}hint:{plain} {}\n", printable(hint));
+        }
+        Some(out)
+    }
+}
+
+/// How a failure is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Rendering {
+    /// As JSON.
+    pub(crate) json: bool,
+    /// With the errors behind the error.
+    pub(crate) causes: bool,
+    /// In colour.
+    pub(crate) color: bool,
+}
+
+/// Replaces control characters, so that a path or a name cannot write to the terminal more than it looks like.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Which exit code a stable code ends in.
+const fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::FormatNotAccepted => Exit::Refused,
+        Code::ProviderUnavailable | Code::AuditUnavailable => Exit::Unavailable,
+        // A value, a key or a document: whoever called has another one to bring.
+        _ => Exit::Key,
+    }
+}
+
+macro_rules! from_errors_with_code_and_hint {
+    ($($error:ty),* $(,)?) => {$(
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                Self::from_error(&error, error.code(), error.hint())
+            }
+        }
+    )*};
+}
+
+from_errors_with_code_and_hint!(
+    AcceptError,
+    ContextError,
+    DocumentError,
+    EditError,
+    KeyError,
+    KeyringError,
+    MoveError,
+    OpenError,
+    RandomError,
+    RootError,
+    SealError,
+    UriError,
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_the_core_ends_in_the_exit_code_that_was_promised() {
+        for (code, exit) in [
+            (Code::NotEncrypted, 4),
+            (Code::Malformed, 4),
+            (Code::UnknownKey, 4),
+            (Code::WrongKeyOrTampered, 4),
+            (Code::Expired, 4),
+            (Code::KeyInvalid, 4),
+            (Code::TooLarge, 4),
+            (Code::DocumentRefused, 4),
+            (Code::FormatNotAccepted, 3),
+            (Code::ProviderUnavailable, 5),
+            (Code::AuditUnavailable, 5),
+        ] {
+            assert_eq!(exit_of(code) as u8, exit, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_failure_says_what_happened_what_to_do_and_with_verbose_why() {
+        let cause = io::Error::other("disk on fire");
+        let failure = Failure::unavailable("no record was read").hint("put it out").caused_by(&cause);
+        let plain = failure.render(&Rendering::default());
+        assert_eq!(plain.as_deref(), Some("error: no record was read\n  hint: put it out\n"));
+        let verbose = failure.render(&Rendering { causes: true, ..Rendering::default() }).unwrap();
+        assert_eq!(verbose, "error: no record was read\n  cause: disk on fire\n  hint: put it out\n");
+        let json = failure.render(&Rendering { json: true, ..Rendering::default() }).unwrap();
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&json).unwrap(),
+            json!({ "error": { "code": "unavailable", "message": "no record was read", "hint": "put it out" } })
+        );
+    }
+
+    #[test]
+    fn a_message_cannot_move_the_cursor() {
+        let failure = Failure::usage("no \x1b[2Jsuch file");
+        assert!(!failure.render(&Rendering::default()).unwrap().contains('\x1b'));
+    }
+}

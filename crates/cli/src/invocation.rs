@@ -1,0 +1,129 @@
+//! What one run of the program was told by its global options and by its surroundings.
+
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+};
+
+use keyfold_core::clock::{Clock, UnixTime};
+use serde_json::json;
+
+use crate::{
+    arguments::{Color, Global},
+    clock::SystemClock,
+    failure::{Failure, Rendering, printable},
+    output,
+};
+
+/// The global options, resolved. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Invocation {
+    json: bool,
+    quiet: bool,
+    verbose: u8,
+    color: bool,
+    data_dir: Option<PathBuf>,
+    config: Option<PathBuf>,
+}
+
+impl Invocation {
+    /// Resolves the global options.
+    pub(crate) fn new(global: Global) -> Self {
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
+        };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            verbose: global.verbose,
+            color,
+            data_dir: global.data_dir.or_else(default_data_dir),
+            config: global.config,
+        }
+    }
+
+    /// Whether programs read what is said.
+    pub(crate) const fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether notes and progress are unwanted.
+    pub(crate) const fn quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// How often `-v` was given.
+    pub(crate) const fn verbose(&self) -> u8 {
+        self.verbose
+    }
+
+    /// Whether stderr takes colours.
+    pub(crate) const fn color(&self) -> bool {
+        self.color
+    }
+
+    /// The data folder, whether it exists or not.
+    pub(crate) fn data_dir(&self) -> Result<&Path, Failure> {
+        self.data_dir.as_deref().ok_or_else(|| {
+            Failure::usage("no data folder: neither KEYFOLD_DATA_DIR nor HOME is set")
+                .hint("name one with --data-dir DIR")
+        })
+    }
+
+    /// The configuration file, where one was named.
+    #[allow(dead_code, reason = "read by the commands of the data folder")]
+    pub(crate) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
+    /// Where the time comes from.
+    pub(crate) const fn clock(&self) -> SystemClock {
+        SystemClock
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> UnixTime {
+        self.clock().now()
+    }
+
+    /// Says something that the person may not know. Nothing is wrong.
+    pub(crate) fn hint(&self, text: &str) {
+        self.note("hint", text);
+    }
+
+    /// Says something that was probably not meant.
+    pub(crate) fn warn(&self, text: &str) {
+        self.note("warning", text);
+    }
+
+    fn note(&self, kind: &str, text: &str) {
+        if self.quiet {
+            return;
+        }
+        if self.json {
+            output::say(&format!("{}\n", json!({ kind: { "message": text } })));
+        } else {
+            output::say(&format!("{kind}: {}\n", printable(text)));
+        }
+    }
+
+    /// Says how the command failed.
+    pub(crate) fn report(&self, failure: &Failure) {
+        let how = Rendering { json: self.json, causes: self.verbose > 0, color: self.color };
+        if let Some(text) = failure.render(&how) {
+            output::say(&text);
+        }
+    }
+}
+
+/// `$XDG_DATA_HOME/keyfold`, else `~/.local/share/keyfold`. As that standard says, a relative path counts as not set.
+fn default_data_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .map(|folder| folder.join("keyfold"))
+}
