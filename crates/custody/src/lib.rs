@@ -1,5 +1,23 @@
 //! Records, jobs, stores and the audit log of Keyfold: the use cases between the sealing core and the interfaces.
+//!
+//! - [`custody`]: one process's hold on a deployment; the use cases are its methods, each in the module of its noun:
+//!   [`records`], [`jobs`], [`keys`], [`census`], [`doctor`].
+//! - [`config`] and [`collection`]: where secrets are, and what a reader accepts.
+//! - [`access`]: who may, as a permit in the type of every function that touches plaintext or keys.
+//! - [`auditor`] and [`audit_log`]: intent before, outcome after, durable.
+//! - [`store`] and [`layout`]: the traits that storage implements, and how records map to what is stored.
 
+pub mod access;
 pub mod audit_log;
+pub mod auditor;
+pub mod census;
+pub mod collection;
+pub mod config;
+pub mod custody;
+pub mod doctor;
+pub mod error;
+pub mod jobs;
+pub mod keys;
 pub mod layout;
+pub mod records;
 pub mod store;
