@@ -12,6 +12,7 @@ use keyfold_core::{
     rng::RandomError,
     root::RootError,
 };
+use keyfold_custody::{error::CustodyError, store::StoreError};
 use keyfold_providers::UriError;
 use serde_json::json;
 
@@ -22,7 +23,6 @@ pub(crate) enum Exit {
     /// What was asked is done.
     Done = 0,
     /// A job ended and left records that should have changed.
-    #[allow(dead_code, reason = "the jobs come with the data folder")]
     RecordsLeft = 1,
     /// The arguments do not make sense. Nothing was done.
     Usage = 2,
@@ -189,6 +189,39 @@ from_errors_with_code_and_hint!(
     SealError,
     UriError,
 );
+
+impl From<CustodyError> for Failure {
+    fn from(error: CustodyError) -> Self {
+        let exit = match &error {
+            CustodyError::Refused(_) => Exit::Refused,
+            // Somebody else must act first, or nothing of that name is there: nothing was done, and nothing is broken.
+            CustodyError::Waiting { .. } => Exit::Refused,
+            CustodyError::Edit(EditError::Loosens { .. }) => Exit::Refused,
+            CustodyError::NotFound { .. } | CustodyError::Conflict { .. } => Exit::RecordsLeft,
+            CustodyError::Store(StoreError::Exists { .. }) => Exit::RecordsLeft,
+            other => other.code().map_or(Exit::Usage, exit_of),
+        };
+        let code = match &error {
+            CustodyError::Refused(_) => "forbidden",
+            CustodyError::Waiting { .. } => "waiting",
+            CustodyError::NotFound { .. } => "not_found",
+            CustodyError::Conflict { .. } => "conflict",
+            CustodyError::Store(StoreError::Exists { .. }) => "exists",
+            other => other.code().map_or("invalid", Code::as_str),
+        };
+        let failure = Self { hint: error.hint(), ..Self::new(exit, code, error.to_string()) };
+        match error.source() {
+            Some(source) => failure.caused_by(source),
+            None => failure,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        CustodyError::from(error).into()
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -75,7 +75,6 @@ impl Invocation {
     }
 
     /// The configuration file, where one was named.
-    #[allow(dead_code, reason = "read by the commands of the data folder")]
     pub(crate) fn config(&self) -> Option<&Path> {
         self.config.as_deref()
     }

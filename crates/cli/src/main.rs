@@ -7,12 +7,12 @@ mod arguments;
 mod clock;
 mod commands;
 mod failure;
+mod folder;
 mod input;
 mod invocation;
 mod keys;
 mod logging;
 mod output;
-#[expect(dead_code, reason = "the jobs that take long come with the data folder")]
 mod progress;
 mod usage;
 

@@ -30,7 +30,6 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// Writes rows to stdout under their headings, in columns as wide as what stands in them.
-#[allow(dead_code, reason = "the lists come with the data folder")]
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
     data(columns(headings, rows).as_bytes())
 }

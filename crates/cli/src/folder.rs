@@ -1,0 +1,323 @@
+//! The data folder: made, opened and closed. The composition root of everything that keeps state.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use keyfold_core::{
+    audit::Action,
+    clock::Clock,
+    envelope::Format,
+    error::Code,
+    id::{WriterId, to_hex},
+    keyring::{Entry, Keyring, KeyMaterial, Origin, Purpose, State},
+    rng::{self, SystemRandom},
+    root::RootKey,
+    secret::Key32,
+};
+use keyfold_custody::{
+    access::{self, Operation, Permit, Subject},
+    audit_log::Segments,
+    auditor::Auditor,
+    config::Config,
+    custody::Custody,
+    keys::{Copies, KeyringStore, LiveKeyring, Usage},
+    store::{
+        SystemStore,
+        sqlite::{OpenMode, SqliteStore},
+    },
+};
+use keyfold_providers::KeyUri;
+
+use crate::{failure::Failure, invocation::Invocation};
+
+/// Where everything lies.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// The folder that the invocation names.
+    pub(crate) fn of(invocation: &Invocation) -> Result<Self, Failure> {
+        Ok(Self(invocation.data_dir()?.to_owned()))
+    }
+
+    /// The folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The default place of the root key.
+    fn root_key(&self) -> PathBuf {
+        self.0.join("root.key")
+    }
+
+    /// Records and system documents.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.0.join("keyfold.db")
+    }
+
+    /// The audit log.
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.0.join("audit")
+    }
+
+    /// The configuration file, where none was named.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.0.join("keyfold.toml")
+    }
+
+    /// Whether there is a deployment, or what is left of one.
+    pub(crate) fn is_deployment(&self) -> bool {
+        self.database().exists() || Copies::in_folder(&self.0).document_path().exists()
+    }
+
+    fn copies(&self) -> Copies {
+        Copies::in_folder(&self.0)
+    }
+}
+
+/// Reads `keyfold.toml`: the one that was named, else the folder's, else none.
+pub(crate) fn config(invocation: &Invocation, folder: &Folder) -> Result<Config, Failure> {
+    let (path, named) = match invocation.config() {
+        Some(path) => (path.to_owned(), true),
+        None => (folder.config(), false),
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => Config::parse(&text).map_err(|error| {
+            use keyfold_core::error::Hint;
+            let failure = Failure::usage(format!("{}:\n{error}", path.display()));
+            failure.hint(error.hint().unwrap_or_default())
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Config::default()),
+        Err(error) => Err(Failure::usage(format!("{}: the configuration cannot be read", path.display())).caused_by(&error)),
+    }
+}
+
+/// The root key: `KEYFOLD_ROOT_KEY`, else the configuration's, else the folder's own file.
+fn root_uri(folder: &Folder, config: &Config) -> Result<KeyUri, Failure> {
+    let named = match std::env::var("KEYFOLD_ROOT_KEY") {
+        Ok(uri) => Some(uri),
+        Err(std::env::VarError::NotPresent) => config.root_key.clone(),
+        Err(error) => return Err(Failure::usage("KEYFOLD_ROOT_KEY is not text").caused_by(&error)),
+    };
+    let Some(uri) = named else { return Ok(KeyUri::File(folder.root_key())) };
+    Ok(match uri.parse()? {
+        KeyUri::File(path) if path.is_relative() => KeyUri::File(folder.path().join(path)),
+        uri => uri,
+    })
+}
+
+/// What `init` found and made.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Made {
+    pub(crate) folder: String,
+    pub(crate) root_key: String,
+    pub(crate) deployment: String,
+    pub(crate) kid: String,
+    pub(crate) existed: bool,
+}
+
+/// Makes a deployment: folder, root key, database, first key, configuration to start from. Run again it changes nothing, and
+/// ends what an earlier run left half-done.
+pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
+    let folder = Folder::of(invocation)?;
+    make_folder(folder.path())?;
+    let config = config(invocation, &folder)?;
+    let uri = root_uri(&folder, &config)?;
+    let root = match &uri {
+        KeyUri::File(path) if !path.exists() => {
+            if folder.is_deployment() {
+                return Err(Failure::coded(
+                    Code::KeyInvalid,
+                    format!("{}: the root key of this deployment is missing", path.display()),
+                )
+                .hint("put it back; a new one would not open what is there"));
+            }
+            keyfold_providers::create_file(path)?
+        }
+        uri => keyfold_providers::open(uri)?,
+    };
+    let root: Arc<dyn RootKey> = Arc::new(root);
+    let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
+    let keyrings = KeyringStore::new(Arc::clone(&store) as Arc<dyn SystemStore>, root, folder.copies(), Vec::new());
+    if invocation.config().is_none() {
+        starter_config(&folder.config())?;
+    }
+    let existed = keyrings.version().await?.is_some();
+    if !existed {
+        if folder.copies().document_path().exists() {
+            return Err(Failure::coded(Code::DocumentRefused, "the folder has a copy of a keyring, and its database has none")
+                .hint(format!("keyfold keys restore {}", folder.copies().document_path().display())));
+        }
+        keyrings.create(&first_keyring(invocation)?).await?;
+    }
+    let loaded = keyrings.load().await?;
+    let kid = loaded.keyring.primary_of(Purpose::Master).map(|entry| entry.kid().to_string()).unwrap_or_default();
+    let made = Made {
+        folder: folder.path().display().to_string(),
+        root_key: uri.to_string(),
+        deployment: loaded.keyring.deployment().to_owned(),
+        kid,
+        existed,
+    };
+    store.close().await;
+    if !existed {
+        with(invocation, "init", async |opened| {
+            let mut event = opened.custody.auditor.event(&opened.subject.actor(), Action::KeyCreate)?;
+            event.kid = made.kid.parse().ok();
+            event.generation = Some(opened.custody.keys.opening().generation());
+            Ok(opened.custody.auditor.audited(event, async |_| Ok(())).await?)
+        })
+        .await?;
+    }
+    Ok(made)
+}
+
+fn first_keyring(invocation: &Invocation) -> Result<Keyring, Failure> {
+    let id = to_hex(&rng::array::<8>(&SystemRandom)?);
+    let keyring = Keyring::first(&format!("kr-{id}"), &format!("kf-{id}"), Key32::new(rng::array(&SystemRandom)?));
+    let material = KeyMaterial::new(Purpose::Master, Key32::new(rng::array(&SystemRandom)?))?;
+    let kid = material.kid();
+    let now = invocation.now();
+    let entry = Entry::new(material, State::Staged, vec![Format::Kf1, Format::V1], now, Origin::Document);
+    Ok(keyring.staged(entry)?.promoted(kid, now)?)
+}
+
+fn make_folder(path: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::unavailable(format!("{}: the data folder cannot be made", path.display()))
+            .hint("choose another with --data-dir DIR")
+            .caused_by(&error)
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::usage(format!("{}: not a folder", path.display())).hint("choose another with --data-dir DIR")),
+        Err(_) => DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed),
+    }
+}
+
+/// What a new folder's `keyfold.toml` says.
+pub(crate) const STARTER: &str = "\
+# Keyfold's configuration; `keyfold config check` says what is wrong with it.
+
+# One table for each collection of records. `fields` are JSON pointers; `*` stands for any index or key.
+[collections.instances]
+fields = [\"/connection_url\", \"/admin_password\", \"/extension_secrets/*\"]
+";
+
+fn starter_config(path: &Path) -> Result<(), Failure> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(STARTER.as_bytes()));
+    match written {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Failure::unavailable(format!("{}: cannot be written", path.display())).caused_by(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An open data folder.
+pub(crate) struct Opened {
+    pub(crate) custody: Custody,
+    pub(crate) subject: Subject,
+    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) folder: Folder,
+}
+
+impl Opened {
+    /// A permit for one operation, or a refusal.
+    pub(crate) fn permit<O: Operation>(&self) -> Result<Permit<O>, Failure> {
+        Ok(access::authorize(&self.subject).map_err(keyfold_custody::error::CustodyError::from)?)
+    }
+}
+
+/// Opens the folder, runs `work` while the keyring is followed, and closes whatever happened: the last checkpoint is signed and
+/// the process struck off the list, also when `work` failed.
+pub(crate) async fn with<T>(
+    invocation: &Invocation,
+    command: &str,
+    work: impl AsyncFnOnce(&Opened) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let opened = open(invocation, command).await?;
+    let follower = tokio::spawn(Arc::clone(&opened.custody.keys).follow());
+    let result = work(&opened).await;
+    follower.abort();
+    let closed = opened.custody.close().await;
+    opened.store.close().await;
+    let value = result?;
+    closed?;
+    Ok(value)
+}
+
+async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure> {
+    let folder = Folder::of(invocation)?;
+    if !folder.is_deployment() {
+        return Err(Failure::unavailable(format!("no data folder at {}", folder.path().display()))
+            .hint("make one with `keyfold init`, or name another with --data-dir DIR"));
+    }
+    let config = config(invocation, &folder)?;
+    let subject = subject(folder.path())?;
+    let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
+    let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Existing).await?);
+    let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
+    let environment = keyfold_providers::raw_keys()?;
+    let keyrings = KeyringStore::new(Arc::clone(&system), root, folder.copies(), environment);
+    // The first half is this process's id, on the list of processes and in the audit log alike.
+    let random: [u8; 48] = rng::array(&SystemRandom)?;
+    let mut id = [0; 16];
+    id.copy_from_slice(&random[..16]);
+    let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), command).await?;
+    let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
+    let keyring = keys.opening();
+    let seed = keyring
+        .audit_seed()
+        .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
+    let sink = Segments::open(&folder.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(&clock))
+        .map_err(keyfold_custody::error::CustodyError::from)?;
+    drop(keyring);
+    let custody = Custody {
+        records: Arc::clone(&store) as Arc<dyn keyfold_custody::store::OwnRecords>,
+        usage: Usage::new(Arc::clone(&system)),
+        system,
+        keys,
+        auditor: Auditor::new(Arc::new(sink), clock),
+        config,
+    };
+    Ok(Opened { custody, subject, store, folder })
+}
+
+/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens.
+pub(crate) async fn restore(invocation: &Invocation, backup: &[u8]) -> Result<Keyring, Failure> {
+    let folder = Folder::of(invocation)?;
+    make_folder(folder.path())?;
+    let config = config(invocation, &folder)?;
+    access::authorize::<access::op::Manage>(&subject(folder.path())?)
+        .map_err(keyfold_custody::error::CustodyError::from)?;
+    let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
+    let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
+    let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
+    let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());
+    let keyring = keyrings.restore(backup).await?;
+    store.close().await;
+    if invocation.config().is_none() {
+        starter_config(&folder.config())?;
+    }
+    Ok(keyring)
+}
+
+/// Who runs this, and who owns the folder.
+fn subject(folder: &Path) -> Result<Subject, Failure> {
+    let owner = |path: &Path| {
+        fs::metadata(path)
+            .map(|metadata| metadata.uid())
+            .map_err(|error| Failure::unavailable(format!("{}: cannot be read", path.display())).caused_by(&error))
+    };
+    Ok(Subject::Local { uid: owner(Path::new("/proc/self"))?, owner: owner(folder)? })
+}
