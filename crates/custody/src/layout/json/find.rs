@@ -160,6 +160,9 @@ impl<'a> Finder<'a> {
 
     /// The paths of `mask` that end at the current value.
     fn ending(&self, mask: Mask) -> Mask {
+        if mask == 0 {
+            return 0;
+        }
         let depth = self.levels.len();
         bits(mask).filter(|&n| self.paths[n].segments().len() == depth).fold(0, |ends, n| ends | 1 << n)
     }

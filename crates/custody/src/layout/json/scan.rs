@@ -61,9 +61,18 @@ pub(super) struct Scanner<'a> {
     objects: u128,
 }
 
-const fn is_plain(b: u8) -> bool {
-    b >= 0x20 && b != b'"' && b != b'\\'
-}
+/// The bytes that stand for themselves in a string.
+static PLAIN: [bool; 256] = {
+    let mut plain = [true; 256];
+    let mut b = 0;
+    while b < 0x20 {
+        plain[b] = false;
+        b += 1;
+    }
+    plain[b'"' as usize] = false;
+    plain[b'\\' as usize] = false;
+    plain
+};
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(text: &'a str) -> Result<Self, JsonError> {
@@ -77,10 +86,12 @@ impl<'a> Scanner<'a> {
         self.text
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
+    #[inline]
     fn white(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
@@ -92,6 +103,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The next event; `None` after the document.
+    #[inline]
     pub(super) fn event(&mut self) -> Result<Option<Event>, JsonError> {
         self.white();
         match self.next {
@@ -157,6 +169,7 @@ impl<'a> Scanner<'a> {
         Ok(Event::Open { object, at })
     }
 
+    #[inline]
     fn key(&mut self) -> Result<Event, JsonError> {
         if self.peek() != Some(b'"') {
             return self.wrong("expected a member's name");
@@ -171,6 +184,7 @@ impl<'a> Scanner<'a> {
         Ok(Event::Key(token))
     }
 
+    #[inline]
     fn value(&mut self) -> Result<Event, JsonError> {
         let start = self.at;
         let event = match self.peek() {
@@ -231,6 +245,7 @@ impl<'a> Scanner<'a> {
         Ok(self.at)
     }
 
+    #[inline]
     fn string(&mut self) -> Result<Token, JsonError> {
         let bytes = self.text.as_bytes();
         let start = self.at;
@@ -294,16 +309,16 @@ impl<'a> Scanner<'a> {
 }
 
 /// How many bytes at the start of `bytes` need no second look.
+#[inline]
 fn plain(bytes: &[u8]) -> usize {
     // Most strings are short; for what is longer the vectorised search pays.
     const SHORT: usize = 24;
-    for (n, &b) in bytes.iter().take(SHORT).enumerate() {
-        if !is_plain(b) {
-            return n;
-        }
+    let short = bytes.len().min(SHORT);
+    if let Some(n) = bytes[..short].iter().position(|&b| !PLAIN[usize::from(b)]) {
+        return n;
     }
-    if bytes.len() <= SHORT {
-        return bytes.len();
+    if short == bytes.len() {
+        return short;
     }
     let rest = &bytes[SHORT..];
     let end = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());

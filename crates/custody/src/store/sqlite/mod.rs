@@ -108,10 +108,11 @@ impl SqliteStore {
     /// # Errors
     /// As [`SqliteStore::open`].
     pub async fn open_with(path: impl AsRef<Path>, mode: OpenMode, options: SqliteOptions) -> Result<Self, StoreError> {
-        let path = path.as_ref();
-        let opened = open::open(path, mode, options).await?;
+        // Absolute, so that no name is taken for `:memory:` or a `file:` URI, and a later `chdir` changes nothing.
+        let path = std::path::absolute(path.as_ref()).map_err(|e| StoreError::invalid(format!("no file path: {e}")))?;
+        let opened = open::open(&path, mode, options).await?;
         let inner = Inner {
-            path: path.to_path_buf(),
+            path,
             identity: opened.identity,
             busy_timeout: options.busy_timeout,
             writer: opened.writer,

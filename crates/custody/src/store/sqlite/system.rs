@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(150);
 /// How often, in writes of this process, what has expired is dropped. It was invisible before.
 const FORGET_EVERY: u32 = 64;
 
-/// The server's time in milliseconds, and the trace of a deleted document a day from now.
+/// The server's time in milliseconds.
 macro_rules! now {
     () => {
         "CAST(unixepoch('subsec') * 1000 AS INTEGER)"

@@ -70,7 +70,9 @@ async fn system_documents_conform() {
 
 #[tokio::test]
 async fn what_was_stored_is_there_after_opening_again() {
-    let (_dir, path, store) = fresh().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("it's 100%41?mode=memory#x é.db");
+    let store = SqliteStore::open(&path, OpenMode::Create).await.unwrap();
     let (c, k) = (collection("a"), key("a"));
     seed(&store, &c, &[(&k, "x")]).await;
     store.put("k", b"v", Expect::Any, None).await.unwrap();
