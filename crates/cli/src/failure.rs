@@ -110,6 +110,11 @@ impl Failure {
         self
     }
 
+    /// The core's code, where it has one.
+    pub(crate) fn core_code(&self) -> Option<Code> {
+        Code::ALL.into_iter().find(|code| code.as_str() == self.code)
+    }
+
     /// The code to end the process with.
     pub(crate) const fn exit(&self) -> Exit {
         self.exit

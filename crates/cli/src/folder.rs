@@ -14,7 +14,7 @@ use keyfold_core::{
     envelope::Format,
     error::Code,
     id::{WriterId, to_hex},
-    keyring::{Entry, Keyring, KeyMaterial, Origin, Purpose, State},
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State},
     rng::{self, SystemRandom},
     root::RootKey,
     secret::Key32,
@@ -92,7 +92,9 @@ pub(crate) fn config(invocation: &Invocation, folder: &Folder) -> Result<Config,
             failure.hint(error.hint().unwrap_or_default())
         }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !named => Ok(Config::default()),
-        Err(error) => Err(Failure::usage(format!("{}: the configuration cannot be read", path.display())).caused_by(&error)),
+        Err(error) => {
+            Err(Failure::usage(format!("{}: the configuration cannot be read", path.display())).caused_by(&error))
+        }
     }
 }
 
@@ -149,8 +151,11 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     let existed = keyrings.version().await?.is_some();
     if !existed {
         if folder.copies().document_path().exists() {
-            return Err(Failure::coded(Code::DocumentRefused, "the folder has a copy of a keyring, and its database has none")
-                .hint(format!("keyfold keys restore {}", folder.copies().document_path().display())));
+            return Err(Failure::coded(
+                Code::DocumentRefused,
+                "the folder has a copy of a keyring, and its database has none",
+            )
+            .hint(format!("keyfold keys restore {}", folder.copies().document_path().display())));
         }
         keyrings.create(&first_keyring(invocation)?).await?;
     }
@@ -194,7 +199,9 @@ fn make_folder(path: &Path) -> Result<(), Failure> {
     };
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::usage(format!("{}: not a folder", path.display())).hint("choose another with --data-dir DIR")),
+        Ok(_) => {
+            Err(Failure::usage(format!("{}: not a folder", path.display())).hint("choose another with --data-dir DIR"))
+        }
         Err(_) => DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed),
     }
 }

@@ -3,6 +3,10 @@
 use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use keyfold_core::clock::{Clock, UnixTime};
@@ -24,6 +28,41 @@ pub(crate) struct Invocation {
     color: bool,
     data_dir: Option<PathBuf>,
     config: Option<PathBuf>,
+    stop: Stop,
+}
+
+/// Ctrl-C, for commands that can stop between two steps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop {
+    requested: Arc<AtomicBool>,
+    graceful: Arc<AtomicBool>,
+}
+
+/// While it lives, the first Ctrl-C is a request; the second one ends the command.
+pub(crate) struct Graceful(Arc<AtomicBool>);
+
+impl Drop for Graceful {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Stop {
+    /// Whether somebody asked to stop.
+    pub(crate) fn requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
+
+    /// Declares that the command looks at [`Stop::requested`].
+    pub(crate) fn graceful(&self) -> Graceful {
+        self.graceful.store(true, Ordering::Relaxed);
+        Graceful(Arc::clone(&self.graceful))
+    }
+
+    /// Asks to stop; says whether the command will do so by itself.
+    pub(crate) fn request(&self) -> bool {
+        self.graceful.load(Ordering::Relaxed) && !self.requested.swap(true, Ordering::Relaxed)
+    }
 }
 
 impl Invocation {
@@ -43,6 +82,7 @@ impl Invocation {
             color,
             data_dir: global.data_dir.or_else(default_data_dir),
             config: global.config,
+            stop: Stop::default(),
         }
     }
 
@@ -77,6 +117,16 @@ impl Invocation {
     /// The configuration file, where one was named.
     pub(crate) fn config(&self) -> Option<&Path> {
         self.config.as_deref()
+    }
+
+    /// Ctrl-C, for commands that can stop between two steps.
+    pub(crate) const fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// The same invocation with another data folder and the folder's own configuration.
+    pub(crate) fn in_folder(&self, folder: PathBuf) -> Self {
+        Self { data_dir: Some(folder), config: None, ..self.clone() }
     }
 
     /// Where the time comes from.

@@ -1,37 +1,111 @@
 //! Which keys a command works with: those of the environment where they are set, else the data folder's keyring.
+//!
+//! Where there is a data folder, its tombstones and its audit log hold for the keys of the environment too. Without one, the
+//! raw keys work alone, and nothing is logged.
 
-use keyfold_core::keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose};
+use std::sync::Arc;
+
+use keyfold_core::{
+    audit::{Action, Event, Word},
+    envelope::Format,
+    error::{Code, Hint},
+    keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose, State},
+};
+use keyfold_custody::error::CustodyError;
 use keyfold_providers::{fernet_keys, master_keys};
 
-use crate::{failure::Failure, invocation::Invocation};
+use crate::{
+    failure::Failure,
+    folder::{self, Folder, Opened},
+    invocation::Invocation,
+};
 
-/// The keyring for one kind of key.
-pub(crate) async fn load(purpose: Purpose, invocation: &Invocation) -> Result<Keyring, Failure> {
-    let entries = from_environment(purpose)?;
-    if entries.is_empty() {
-        return from_data_dir(purpose, invocation).await;
-    }
-    Ok(Keyring::from_entries("environment", entries)?)
+/// What a seal or an open is about, for its event.
+pub(crate) struct About {
+    pub(crate) action: Action,
+    pub(crate) format: Format,
 }
 
-/// The raw keys of the two Python projects. One that is set and not right is an error, never "not set".
-fn from_environment(purpose: Purpose) -> Result<Vec<Entry>, Failure> {
-    Ok(match purpose {
+/// Runs `work` with the keyring for a format. Where there is a data folder, the intent is durable before this returns: what
+/// `work` made must not leave earlier. `note` fills in the event.
+pub(crate) async fn with<T>(
+    invocation: &Invocation,
+    about: About,
+    work: impl AsyncFnOnce(&Keyring) -> Result<T, Failure>,
+    note: impl FnOnce(&T, &mut Event),
+) -> Result<T, Failure> {
+    let purpose = Purpose::of(about.format);
+    let entries = match purpose {
         Purpose::Master => master_keys()?,
         Purpose::Fernet => fernet_keys()?,
-    })
+    };
+    if !Folder::of(invocation).is_ok_and(|folder| folder.is_deployment()) {
+        if entries.is_empty() {
+            return Err(no_key(purpose, invocation));
+        }
+        return work(&Keyring::from_entries("environment", entries)?).await;
+    }
+    let command = about.action.as_str();
+    folder::with(invocation, command, async |opened| in_folder(opened, about, entries, work, note).await).await
 }
 
-/// The keyring of the data folder.
-async fn from_data_dir(purpose: Purpose, invocation: &Invocation) -> Result<Keyring, Failure> {
-    let folder = invocation.data_dir()?;
+async fn in_folder<T>(
+    opened: &Opened,
+    about: About,
+    entries: Vec<Entry>,
+    work: impl AsyncFnOnce(&Keyring) -> Result<T, Failure>,
+    note: impl FnOnce(&T, &mut Event),
+) -> Result<T, Failure> {
+    let auditor = &opened.custody.auditor;
+    let mut event = auditor.event(&opened.subject.actor(), about.action)?;
+    event.format = Word::new(about.format.as_str()).ok();
+    let stored = opened.custody.keys.sealing().await?;
+    let keyring = if about.action == Action::Seal { sealing(&stored, entries)? } else { Arc::clone(&stored) };
+    if about.action == Action::Seal && about.format == Format::V1 {
+        if let Some(entry) = keyring.primary(Format::V1) {
+            opened.custody.usage.reserve(entry.kid(), 1).await?;
+        }
+    }
+    match work(&keyring).await {
+        Ok(value) => {
+            note(&value, &mut event);
+            Ok(auditor.audited(event, async |_| Ok(value)).await?)
+        }
+        Err(failure) => {
+            // Somebody tried, and did not succeed: that is an event too.
+            auditor.intent(&event).await?;
+            let refused = CustodyError::Invalid { what: String::new(), hint: String::new(), code: failure.core_code() };
+            auditor.outcome::<()>(&event, &Err(refused)).await?;
+            Err(failure)
+        }
+    }
+}
+
+/// The keyring that seals: the environment's where it is set, unless a tombstone of the deployment forbids it.
+fn sealing(stored: &Arc<Keyring>, entries: Vec<Entry>) -> Result<Arc<Keyring>, Failure> {
+    let Some(primary) = entries.iter().find(|entry| entry.state() == State::Primary) else {
+        return Ok(Arc::clone(stored));
+    };
+    if let Some(tombstone) = stored.tombstone(primary.kid()) {
+        let kid = primary.kid();
+        let error = keyfold_core::envelope::OpenError::KeyDestroyed { kid, at: tombstone.destroyed };
+        let failure = Failure::from_error(&error, error.code(), None);
+        return Err(
+            failure.hint("unset the variable, or put a living key into it; the destroyed one seals nothing more")
+        );
+    }
+    Ok(Arc::new(Keyring::from_entries("environment", entries)?))
+}
+
+fn no_key(purpose: Purpose, invocation: &Invocation) -> Failure {
     let (variable, option) = match purpose {
         Purpose::Master => (MASTER_KEY_VARIABLE, ""),
         Purpose::Fernet => (FERNET_KEY_VARIABLE, " --fernet"),
     };
-    Err(Failure::coded(
-        keyfold_core::error::Code::KeyInvalid,
-        format!("{variable} environment variable not set, and no data folder at {}", folder.display()),
-    )
-    .hint(format!("make a key: export {variable}=\"$(keyfold keygen{option})\"; or a data folder: keyfold init")))
+    let folder = invocation.data_dir().map_or_else(|_| "-".to_owned(), |folder| folder.display().to_string());
+    let missing = keyfold_core::keyring::KeyError::Missing { variable: variable.into() };
+    Failure::coded(Code::KeyInvalid, format!("{missing}, and no data folder at {folder}")).hint(format!(
+        "{}; or make a data folder: keyfold init",
+        missing.hint().unwrap_or_else(|| format!("export {variable}=\"$(keyfold keygen{option})\""))
+    ))
 }

@@ -51,16 +51,16 @@ fn run(command: commands::Command, invocation: &Invocation) -> Result<Exit, Fail
         .enable_all()
         .build()
         .map_err(|error| Failure::unavailable("the process could not start its threads").caused_by(&error))?;
-    let invocation = invocation.clone();
-    let ended = runtime.block_on(async move {
-        // On a task of its own, so that a command that is busy computing does not keep Ctrl-C waiting.
-        let command = tokio::spawn(async move { command.run(&invocation).await });
-        tokio::select! {
-            ended = command => ended.unwrap_or_else(|error| match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Failure::interrupted()),
-            }),
-            Ok(()) = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    let ended = runtime.block_on(async {
+        let mut command = std::pin::pin!(command.run(invocation));
+        loop {
+            tokio::select! {
+                ended = &mut command => return ended,
+                // A job stops between two batches when asked once; asked again, or anything else, it ends here.
+                Ok(()) = tokio::signal::ctrl_c() => if !invocation.stop().request() {
+                    return Err(Failure::interrupted());
+                },
+            }
         }
     });
     if matches!(&ended, Err(failure) if failure.exit() == Exit::Interrupted) {

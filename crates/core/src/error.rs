@@ -43,6 +43,27 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::NotEncrypted,
+        Self::Malformed,
+        Self::UnsupportedFormat,
+        Self::UnsupportedSuite,
+        Self::UnknownKey,
+        Self::KeyRetired,
+        Self::KeyDestroyed,
+        Self::WrongKeyOrTampered,
+        Self::ContextMismatchOrTampered,
+        Self::Expired,
+        Self::FormatNotAccepted,
+        Self::KeyInvalid,
+        Self::KeyUsageExhausted,
+        Self::TooLarge,
+        Self::ProviderUnavailable,
+        Self::AuditUnavailable,
+        Self::DocumentRefused,
+    ];
+
     /// The code as it appears in JSON and in problem types.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -182,9 +182,7 @@ impl Notes {
         let detected = detect(leaf.value);
         if !declared {
             let reason = match detected {
-                Detected::Plaintext => {
-                    look::looks_secret(leaf.name.unwrap_or_default(), leaf.value).map(|reason| reason.to_string())
-                }
+                Detected::Plaintext => look::leaf_looks_secret(leaf).map(|reason| reason.to_string()),
                 sealed => Some(format!("holds {} data", sealed.as_str())),
             };
             if let Some(reason) = reason {

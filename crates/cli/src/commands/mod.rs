@@ -1,11 +1,22 @@
 //! The commands: one file each, one line each in the list below.
 
+mod audit;
 mod completions;
+mod config;
+mod demo;
+mod doctor;
+mod init;
 mod inspect;
+mod jobs;
 mod keygen;
+mod keys;
 mod man;
+mod migrate;
 mod open;
+mod records;
+mod rotate;
 mod seal;
+mod verify;
 
 use crate::{
     failure::{Exit, Failure},
@@ -33,6 +44,10 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Show the main job from one end to the other, in a folder of its own
+    Demo => demo;
+    /// Make a data folder: root key, database, first key, configuration to start from
+    Init => init;
     /// Make a key and print it
     Keygen => keygen;
     /// Seal the secret on stdin and print the envelope
@@ -41,6 +56,22 @@ commands! {
     Open => open;
     /// Say what a stored value is, without a key
     Inspect => inspect;
+    /// Put, get, list, import, export and remove records
+    Records => records;
+    /// Create, promote, retire and destroy keys; back the keyring up
+    Keys => keys;
+    /// Seal what is plaintext, and move to another format
+    Migrate => migrate;
+    /// Move everything to the primary key
+    Rotate => rotate;
+    /// Open everything and say what does not open
+    Verify => verify;
+    /// Say what is wrong, or could go wrong, and what to run next
+    Doctor => doctor;
+    /// Read and check the audit log
+    Audit => audit;
+    /// Check and apply the configuration
+    Config => config;
     /// Print a completion script for a shell
     Completions => completions;
     /// Print the manual page, or write one for every command

@@ -3,11 +3,12 @@
 use clap::builder::PossibleValuesParser;
 use keyfold_core::{
     accept::{Accept, Accepted, Rule},
+    audit::Action,
     clock::UnixTime,
     detect::{Detected, detect},
     envelope::{Format, OpenError, Reading, fernet::MaxAge},
     error::Code,
-    keyring::{Purpose, Reader},
+    keyring::{Found, Reader},
 };
 
 use crate::{
@@ -15,7 +16,8 @@ use crate::{
     failure::{Exit, Failure},
     input::{self, Wanted},
     invocation::Invocation,
-    keys, output,
+    keys::{self, About},
+    output,
 };
 
 #[derive(clap::Args)]
@@ -85,14 +87,25 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     if format != Format::Kf1 && !args.context.is_empty() {
         invocation.warn(&format!("the {format} format binds no context; --context was not checked"));
     }
-    let keyring = keys::load(Purpose::of(format), invocation).await?;
     let reader = Reader {
         accept: &accept,
         today: now.date(),
         reading: if args.compat { Reading::Compat } else { Reading::Strict },
         max_age: args.max_age.map(|ttl| MaxAge { ttl, now }),
     };
-    let opened = keyring.open(&stored, &context, &reader)?;
+    let opened = keys::with(
+        invocation,
+        About { action: Action::Open, format },
+        async |keyring| Ok(keyring.open(&stored, &context, &reader)?),
+        |opened, event| {
+            event.kid = opened.found.kid();
+            event.bytes = u64::try_from(opened.secret.len()).ok();
+            if let Found::Sealed { commitment, .. } = opened.found {
+                event.commitment = commitment;
+            }
+        },
+    )
+    .await?;
     output::data(opened.secret.expose())?;
     Ok(Exit::Done)
 }

@@ -1,8 +1,8 @@
 //! `keyfold seal`
 
 use keyfold_core::{
-    envelope::Format,
-    keyring::Purpose,
+    audit::Action,
+    envelope::{Format, SealError},
     rng::{Fresh, SystemRandom},
 };
 use serde_json::json;
@@ -12,7 +12,8 @@ use crate::{
     failure::{Exit, Failure},
     input::{self, Wanted},
     invocation::Invocation,
-    keys, output,
+    keys::{self, About},
+    output,
 };
 
 #[derive(clap::Args)]
@@ -43,20 +44,24 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
             .hint("seal with --format kf1, or leave --context out"));
     }
     let context = args.context.context()?.digest();
-    // Before anything is read: nobody types a secret to learn that there is no key.
-    let keyring = keys::load(Purpose::of(args.format), invocation).await?;
-    let given = input::read(&args.source.from, Wanted::Secret).await?;
-    let mut secret = given.expose();
-    if args.trim_newline {
-        secret = without_newline(secret);
-    } else if secret.ends_with(b"\n") {
-        invocation.hint("the secret ends with a newline, which is sealed with it; --trim-newline leaves it out");
-    }
-    if secret.is_empty() {
-        invocation.warn("the secret is empty, and is sealed as such");
-    }
-    let fresh = Fresh { random: &SystemRandom, now: invocation.now() };
-    let sealed = keyring.seal(args.format, &context, secret, fresh)?;
+    let about = About { action: Action::Seal, format: args.format };
+    let sealed = keys::with(
+        invocation,
+        about,
+        async |keyring| {
+            // Asked before anything is read: nobody types a secret to learn that there is no key.
+            keyring.primary(args.format).ok_or(SealError::NoPrimary { format: args.format })?;
+            let given = input::read(&args.source.from, Wanted::Secret).await?;
+            let secret = trimmed(given.expose(), args.trim_newline, invocation);
+            let fresh = Fresh { random: &SystemRandom, now: invocation.now() };
+            Ok(keyring.seal(args.format, &context, secret, fresh)?)
+        },
+        |sealed, event| {
+            event.kid = Some(sealed.kid);
+            event.commitment = sealed.commitment;
+        },
+    )
+    .await?;
     if invocation.json() {
         output::json(&json!({
             "envelope": sealed.text,
@@ -68,6 +73,18 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
         output::line(&sealed.text)?;
     }
     Ok(Exit::Done)
+}
+
+/// What of the input is the secret; says so where that may surprise.
+fn trimmed<'a>(given: &'a [u8], trim: bool, invocation: &Invocation) -> &'a [u8] {
+    let secret = if trim { without_newline(given) } else { given };
+    if !trim && secret.ends_with(b"\n") {
+        invocation.hint("the secret ends with a newline, which is sealed with it; --trim-newline leaves it out");
+    }
+    if secret.is_empty() {
+        invocation.warn("the secret is empty, and is sealed as such");
+    }
+    secret
 }
 
 fn without_newline(secret: &[u8]) -> &[u8] {

@@ -143,6 +143,16 @@ impl Custody {
         self.edited(event, |keyring| keyring.destroyed(kid, now)).await.map(|_| ())
     }
 
+    /// Records the configured accept policies as floors; gives the new generation.
+    ///
+    /// # Errors
+    /// A policy beyond its floor, where `loosen` does not allow it.
+    pub async fn apply_floors(&self, permit: &Permit<Manage>, loosen: bool) -> Result<u64, CustodyError> {
+        let floors = || self.config.collections.values().map(|c| (c.id.as_str(), &c.accept));
+        let event = self.auditor.event(permit.actor(), Action::AcceptChanged)?;
+        Ok(self.edited(event, |keyring| keyring.with_floors(floors(), loosen)).await?.generation())
+    }
+
     /// Strikes a process off the list of those that are waited for.
     ///
     /// # Errors
