@@ -3,11 +3,13 @@
 use std::{
     borrow::Cow,
     ffi::{OsStr, OsString},
+    fmt,
     fs::File,
     io::{self, IsTerminal, Read},
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use keyfold_core::{
@@ -16,6 +18,7 @@ use keyfold_core::{
     error::Code,
     secret::{MAX_SECRET, Secret, wipe},
 };
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::failure::Failure;
 
@@ -69,13 +72,23 @@ impl FromStr for Source {
     }
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("stdin"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Environment(name) => write!(f, "env:{}", name.display()),
+        }
+    }
+}
+
 /// Reads all of it. Waiting for stdin does not hold up Ctrl-C.
 pub(crate) async fn read(source: &Source, wanted: Wanted) -> Result<Secret, Failure> {
     let source = source.clone();
     tokio::task::spawn_blocking(move || match source {
         Source::Stdin => from_stdin(wanted),
-        Source::File(path) => from_file(&path),
-        Source::Environment(name) => from_environment(&name),
+        Source::File(ref path) => from_file(path).map_err(|error| error.at(&source.to_string())),
+        Source::Environment(ref name) => from_environment(name),
     })
     .await
     .map_err(|error| Failure::unavailable("the input could not be read").caused_by(&error))?
@@ -93,6 +106,7 @@ fn from_stdin(wanted: Wanted) -> Result<Secret, Failure> {
 /// Asks at the terminal. A secret is one line without echo; so is an envelope, since a terminal's own line editing would
 /// cut it at 4,095 bytes.
 fn from_prompt(wanted: Wanted) -> Result<Secret, Failure> {
+    *lock(&TERMINAL) = tcgetattr(io::stdin()).ok();
     let prompt = format!("{} (not shown): ", wanted.as_str());
     rpassword::prompt_password(prompt).map(Secret::from).map_err(|error| match error.kind() {
         io::ErrorKind::Interrupted => Failure::interrupted(),
@@ -100,10 +114,23 @@ fn from_prompt(wanted: Wanted) -> Result<Secret, Failure> {
     })
 }
 
-fn from_file(path: &Path) -> Result<Secret, Failure> {
-    let place = format!("file:{}", path.display());
-    let read = File::open(path).map_err(ReadError::Io).and_then(|mut file| bounded(&mut file));
-    read.map_err(|error| error.at(&place))
+/// The terminal's settings from before a prompt switched its echo off.
+static TERMINAL: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Gives the terminal its echo back, for a process that ends while a prompt waits.
+pub(crate) fn restore_terminal() {
+    if let Some(settings) = lock(&TERMINAL).take() {
+        // Nobody is left to tell if the terminal is gone.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &settings);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn from_file(path: &Path) -> Result<Secret, ReadError> {
+    File::open(path).map_err(ReadError::Io).and_then(|mut file| bounded(&mut file))
 }
 
 fn from_environment(name: &OsStr) -> Result<Secret, Failure> {

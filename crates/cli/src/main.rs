@@ -11,12 +11,14 @@ mod folder;
 mod input;
 mod invocation;
 mod keys;
+#[allow(dead_code, reason = "the stores it names come with the data folder")]
+mod location;
 mod logging;
 mod output;
 mod progress;
 mod usage;
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::Parser;
 
@@ -64,8 +66,9 @@ fn run(command: commands::Command, invocation: &Invocation) -> Result<Exit, Fail
         }
     });
     if matches!(&ended, Err(failure) if failure.exit() == Exit::Interrupted) {
-        // A read from a pipe may wait for ever and is left behind; a prompt needs a moment to give the terminal its echo back.
-        runtime.shutdown_timeout(Duration::from_millis(200));
+        // A read from a pipe or a prompt may wait for ever. It is left behind.
+        runtime.shutdown_background();
+        input::restore_terminal();
     }
     ended
 }

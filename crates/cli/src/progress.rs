@@ -108,11 +108,21 @@ impl Drop for Progress {
     }
 }
 
+const BOUNDED: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {per_sec}, {eta} left  {wide_msg}";
+const UNBOUNDED: &str = "{prefix} {spinner} {human_pos} {per_sec}, {elapsed}  {wide_msg}";
+
 fn style(bounded: bool) -> ProgressStyle {
-    let template = if bounded {
-        "{prefix} [{bar:30}] {human_pos}/{human_len} {per_sec}, {eta} left  {wide_msg}"
-    } else {
-        "{prefix} {spinner} {human_pos} {per_sec}, {elapsed}  {wide_msg}"
-    };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
+    ProgressStyle::with_template(if bounded { BOUNDED } else { UNBOUNDED })
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_templates_are_ones_that_the_library_reads() {
+        assert!([BOUNDED, UNBOUNDED].into_iter().all(|template| ProgressStyle::with_template(template).is_ok()));
+    }
 }

@@ -68,6 +68,17 @@ impl Args {
         let rules = self.accept.iter().map(rule).collect::<Result<Vec<_>, _>>();
         rules.and_then(Accept::new).map_err(|error| Failure::usage(format!("--accept: {error}")))
     }
+
+    /// The policy is the caller's own, so the hint names the option and not a configuration file.
+    fn not_accepted(&self, error: OpenError) -> Failure {
+        let code = error.code();
+        let failure = Failure::from(error);
+        match (code, self.max_age) {
+            (Code::FormatNotAccepted, Some(_)) => failure.hint("only fernet holds a time; leave out --max-age"),
+            (Code::FormatNotAccepted, None) => failure.hint("add the format to --accept if that is meant"),
+            _ => failure,
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
@@ -78,12 +89,12 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     let stored = input::envelope_text(&given)?;
     let detected = detect(&stored);
     if detected == Detected::Plaintext {
-        accept.check(Accepted::Plaintext, now.date()).map_err(not_accepted)?;
+        accept.check(Accepted::Plaintext, now.date()).map_err(|error| args.not_accepted(error))?;
         output::data(given.expose())?;
         return Ok(Exit::Done);
     }
     let format = detected.sealed()?;
-    accept.check(Accepted::Sealed(format), now.date()).map_err(not_accepted)?;
+    accept.check(Accepted::Sealed(format), now.date()).map_err(|error| args.not_accepted(error))?;
     if format != Format::Kf1 && !args.context.is_empty() {
         invocation.warn(&format!("the {format} format binds no context; --context was not checked"));
     }
@@ -108,11 +119,4 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     .await?;
     output::data(opened.secret.expose())?;
     Ok(Exit::Done)
-}
-
-/// The policy is the caller's own, so the hint names the option and not a configuration file.
-fn not_accepted(error: OpenError) -> Failure {
-    let code = error.code();
-    let failure = Failure::from(error);
-    if code == Code::FormatNotAccepted { failure.hint("add the format to --accept if that is meant") } else { failure }
 }
