@@ -61,10 +61,11 @@ async fn in_folder<T>(
     event.format = Word::new(about.format.as_str()).ok();
     let stored = opened.custody.keys.sealing().await?;
     let keyring = if about.action == Action::Seal { sealing(&stored, entries)? } else { Arc::clone(&stored) };
-    if about.action == Action::Seal && about.format == Format::V1 {
-        if let Some(entry) = keyring.primary(Format::V1) {
-            opened.custody.usage.reserve(entry.kid(), 1).await?;
-        }
+    if about.action == Action::Seal
+        && about.format == Format::V1
+        && let Some(entry) = keyring.primary(Format::V1)
+    {
+        opened.custody.usage.reserve(entry.kid(), 1).await?;
     }
     match work(&keyring).await {
         Ok(value) => {
@@ -73,7 +74,7 @@ async fn in_folder<T>(
         }
         Err(failure) => {
             // Somebody tried, and did not succeed: that is an event too.
-            auditor.intent(&event).await?;
+            let _ = auditor.intent(&event).await?;
             let refused = CustodyError::Invalid { what: String::new(), hint: String::new(), code: failure.core_code() };
             auditor.outcome::<()>(&event, &Err(refused)).await?;
             Err(failure)

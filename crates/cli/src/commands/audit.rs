@@ -49,14 +49,14 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
                 Failure::usage("not a verifier key").hint("it is printed by `keyfold audit key`: NAME+ID+BASE64")
             })?;
             let folder = Folder::of(invocation)?;
-            judged(verify(&folder, &key)?, invocation)
+            judged(&verify(&folder, &key)?, invocation)
         }
         command => {
             folder::with(invocation, "audit", async |opened| {
                 let _permit: Permit<Audit> = opened.permit()?;
                 match command {
                     Command::Tail { lines } => tail(opened, lines, invocation),
-                    Command::Verify { .. } => judged(verify(&opened.folder, &verifier_key(opened)?)?, invocation),
+                    Command::Verify { .. } => judged(&verify(&opened.folder, &verifier_key(opened)?)?, invocation),
                     Command::Export => export(opened),
                     Command::Key => {
                         output::line(&verifier_key(opened)?.to_string())?;
@@ -84,7 +84,7 @@ pub(crate) fn verify(folder: &Folder, key: &VerifierKey) -> Result<Report, Failu
     Ok(AuditLog::at(&folder.audit()).verify(key).map_err(CustodyError::from)?)
 }
 
-fn judged(report: Report, invocation: &Invocation) -> Result<Exit, Failure> {
+fn judged(report: &Report, invocation: &Invocation) -> Result<Exit, Failure> {
     use keyfold_core::error::Hint;
     let tampered = report.findings.iter().any(Verdict::is_tampering);
     if invocation.json() {
@@ -102,7 +102,7 @@ fn judged(report: Report, invocation: &Invocation) -> Result<Exit, Failure> {
         for finding in report.findings.iter().skip(1) {
             output::line(&finding.to_string())?;
         }
-        for hint in report.findings.first().and_then(Hint::hint) {
+        if let Some(hint) = report.findings.first().and_then(Hint::hint) {
             invocation.hint(&hint);
         }
     }

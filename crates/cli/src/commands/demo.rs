@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{
     audit, jobs,
-    records::import::{self, Key},
+    records::import::{self, Key, What},
 };
 use crate::{
     failure::{Exit, Failure},
@@ -92,8 +92,8 @@ async fn in_folder(opened: &Opened, invocation: &Invocation) -> Result<Exit, Fai
     step(invocation, "import: twenty instances, in plaintext as their agent kept them")?;
     let input = Box::new(BufReader::new(INSTANCES.as_bytes()));
     let id = "/id".parse().map_err(|_| Failure::usage("the key's place is not a path"))?;
-    let how = (Intake::AsIs, OnExisting::Fail);
-    let done = import::import(opened, collection, input, Key::At(id), how, &|_| {}).await?;
+    let what = What { input, key: Key::At(id), intake: Intake::AsIs, on_existing: OnExisting::Fail };
+    let done = import::import(opened, collection, what, &|_| {}).await?;
     let readable = readable(opened.folder.path(), &planted)?;
     output::line(&format!(
         "{} records; {readable} of {} secrets are readable in the folder",

@@ -95,8 +95,8 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
             None => Box::new(BufReader::with_capacity(1 << 16, io::stdin())),
         };
         let progress = Progress::start(invocation, "import", None);
-        let done =
-            import(opened, collection, input, key, (intake, on_existing), &|done| progress.set(done, "")).await?;
+        let done = import(opened, collection, What { input, key, intake, on_existing }, &|done| progress.set(done, ""))
+            .await?;
         progress.finish();
         if invocation.json() {
             output::json(&json!({ "collection": collection.name, "imported": done }))?;
@@ -117,15 +117,22 @@ pub(crate) enum Key {
     Exported,
 }
 
+/// What to import, and how.
+pub(crate) struct What {
+    pub(crate) input: Box<dyn BufRead + Send>,
+    pub(crate) key: Key,
+    pub(crate) intake: Intake,
+    pub(crate) on_existing: OnExisting,
+}
+
 /// Reads, seals and stores, all three at once, in bounded memory.
 pub(crate) async fn import(
     opened: &Opened,
     collection: &Collection,
-    input: Box<dyn BufRead + Send>,
-    key: Key,
-    (intake, on_existing): (Intake, OnExisting),
+    what: What,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Imported, Failure> {
+    let What { input, key, intake, on_existing } = what;
     let custody = &opened.custody;
     let permit = opened.permit()?;
     let (send, batches) = mpsc::channel(2);
