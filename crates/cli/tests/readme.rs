@@ -1,6 +1,6 @@
 //! What the README and the guides print is what happens: their examples run here, command by command.
 
-mod common;
+#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
 use std::{
     fs,
