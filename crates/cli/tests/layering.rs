@@ -19,8 +19,22 @@ const MAY_DEPEND_ON: &[(&str, &[&str])] = &[
 
 /// A runtime, a socket, a file or a clock comes with any of these.
 const NOT_IN_THE_CORE: &[&str] = &[
-    "async-io", "async-std", "axum", "hyper", "libsqlite3-sys", "mio", "redis", "reqwest", "rusqlite", "rustls", "smol",
-    "socket2", "sqlx", "sqlx-core", "tokio", "tracing-subscriber",
+    "async-io",
+    "async-std",
+    "axum",
+    "hyper",
+    "libsqlite3-sys",
+    "mio",
+    "redis",
+    "reqwest",
+    "rusqlite",
+    "rustls",
+    "smol",
+    "socket2",
+    "sqlx",
+    "sqlx-core",
+    "tokio",
+    "tracing-subscriber",
 ];
 
 /// A second cryptographic or TLS library, however deep in the tree.
@@ -55,7 +69,12 @@ fn manifests() -> BTreeMap<String, BTreeSet<String>> {
 fn tree(arguments: &[&str]) -> BTreeSet<String> {
     let fixed = ["tree", "--prefix", "none", "--format", "{p}", "--edges", "normal,build"];
     let listing = cargo(&[&fixed, arguments].concat());
-    listing.lines().filter_map(|line| line.split(' ').next()).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    listing
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
@@ -91,7 +110,9 @@ fn the_core_reads_no_file_socket_clock_or_environment() {
         files += 1;
         let text = fs::read_to_string(&path).unwrap();
         let shipped = text.split("#[cfg(test)]").next().unwrap();
-        for word in ["std::fs", "std::net", "std::env", "std::process", "std::io::std", "SystemTime::now", "Instant::now"] {
+        for word in
+            ["std::fs", "std::net", "std::env", "std::process", "std::io::std", "SystemTime::now", "Instant::now"]
+        {
             let line = shipped.lines().position(|line| line.contains(word) && !line.trim_start().starts_with("//"));
             assert!(line.is_none(), "{}:{}: {word}", path.display(), line.unwrap() + 1);
         }
@@ -104,7 +125,10 @@ fn one_cryptographic_and_one_tls_library_whatever_the_features_and_the_system() 
     let tree = tree(&["--workspace", "--all-features", "--target", "all"]);
     assert!(tree.contains("aws-lc-rs"), "the listing is not what this test takes it for");
     for name in NOWHERE {
-        assert!(!tree.contains(*name), "{name} is in the tree: cargo tree --workspace --all-features --target all -i {name}");
+        assert!(
+            !tree.contains(*name),
+            "{name} is in the tree: cargo tree --workspace --all-features --target all -i {name}"
+        );
     }
 }
 
