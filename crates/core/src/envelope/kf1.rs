@@ -170,15 +170,15 @@ pub fn seal_with(
         return Err(SealError::TooLarge { found: secret.len(), limit: MAX_SECRET });
     }
     let dek = Dek::hedged(key, random32, context, secret);
-    let commitment = commitment(&dek, context);
+    let (commitment, body_key) = derived(&dek, context);
     let mut bytes = Vec::with_capacity(OVERHEAD + secret.len());
     bytes.extend_from_slice(&HEADER);
     bytes.extend_from_slice(&commitment);
     bytes.extend_from_slice(&key.kid().0);
     bytes.resize(BODY, 0);
     bytes.extend_from_slice(secret);
-    let tag = dek::encrypt_once(&body_key(&dek, context), &[&HEADER, &commitment], &mut bytes[BODY..])
-        .map_err(|()| SealError::Library)?;
+    let tag =
+        dek::encrypt_once(&body_key, &[&HEADER, &commitment], &mut bytes[BODY..]).map_err(|()| SealError::Library)?;
     bytes.extend_from_slice(&tag);
     wrap(key, &dek, context, &mut bytes).map_err(|()| SealError::Library)?;
     Ok(Envelope(bytes))
@@ -189,10 +189,10 @@ pub fn seal_with(
 /// # Errors
 /// `context_mismatch_or_tampered`.
 pub fn open(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<Secret, OpenError> {
-    let dek = unwrap(key, envelope, context)?;
+    let (_, body_key) = unwrap(key, envelope, context)?;
     let commitment = &envelope.0[COMMITMENT];
     let mut secret = Secret::new(Vec::new());
-    dek::decrypt_once(&body_key(&dek, context), &[&HEADER, commitment], envelope.body(), &mut secret)
+    dek::decrypt_once(&body_key, &[&HEADER, commitment], envelope.body(), &mut secret)
         .map_err(|()| mismatch(envelope))?;
     Ok(secret)
 }
@@ -208,7 +208,7 @@ pub fn rewrap(
     envelope: &Envelope,
     context: &ContextDigest,
 ) -> Result<Envelope, OpenError> {
-    let dek = unwrap(from, envelope, context)?;
+    let (dek, _) = unwrap(from, envelope, context)?;
     let mut bytes = envelope.0.clone();
     bytes[KID].copy_from_slice(&to.kid().0);
     wrap(to, &dek, context, &mut bytes).map_err(|()| mismatch(envelope))?;
@@ -219,13 +219,15 @@ fn mismatch(envelope: &Envelope) -> OpenError {
     OpenError::ContextMismatchOrTampered { kid: envelope.kid() }
 }
 
-fn unwrap(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<Dek, OpenError> {
+/// The data key, and the key of the body, once the wrap and the commitment have proved it.
+fn unwrap(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<(Dek, Dek), OpenError> {
     let stored = &envelope.0[COMMITMENT];
     let wrap_key = wrap_key(key, stored, context, envelope.body());
     let aad: [&[u8]; 4] = [&HEADER, stored, &envelope.0[KID], context.as_bytes()];
     let dek = dek::unwrap_once(&wrap_key, &aad, envelope.wrapped()).map_err(|()| mismatch(envelope))?;
-    verify_slices_are_equal(&commitment(&dek, context), stored).map_err(|_| mismatch(envelope))?;
-    Ok(dek)
+    let (commitment, body_key) = derived(&dek, context);
+    verify_slices_are_equal(&commitment, stored).map_err(|_| mismatch(envelope))?;
+    Ok((dek, body_key))
 }
 
 /// Fills in W. Header, commitment, kid and body are in place.
@@ -240,12 +242,11 @@ fn wrap(key: &MasterKey, dek: &Dek, context: &ContextDigest, bytes: &mut [u8]) -
     Ok(())
 }
 
-fn commitment(dek: &Dek, context: &ContextDigest) -> [u8; 32] {
-    mac::expand(dek.expose(), b"kf1 com\0", &[&HEADER, context.as_bytes()])
-}
-
-fn body_key(dek: &Dek, context: &ContextDigest) -> Dek {
-    Dek::new(mac::expand(dek.expose(), b"kf1 enc\0", &[&HEADER, context.as_bytes()]))
+/// C and K_enc.
+fn derived(dek: &Dek, context: &ContextDigest) -> ([u8; 32], Dek) {
+    let info: [&[u8]; 2] = [&HEADER, context.as_bytes()];
+    let [commitment, body_key] = mac::expand_two(dek.expose(), [b"kf1 com\0", b"kf1 enc\0"], &info);
+    (commitment, Dek::new(body_key))
 }
 
 fn wrap_key(key: &MasterKey, commitment: &[u8], context: &ContextDigest, body: &[u8]) -> Dek {
