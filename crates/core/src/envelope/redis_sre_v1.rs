@@ -135,6 +135,9 @@ impl Envelope {
     fn parse_strict(text: &str) -> Result<Self, OpenError> {
         let json =
             lenient::decode_standard(text.as_bytes()).map_err(|offset| malformed(offset, "not canonical base64"))?;
+        if let Some(envelope) = Self::as_written(&json) {
+            return envelope.checked();
+        }
         let mut fields: [Option<&[u8]>; 5] = [None; 5];
         let mut rest = json.strip_prefix(b"{\"").ok_or_else(|| malformed(0, "not a JSON object"))?;
         loop {
@@ -173,6 +176,36 @@ impl Envelope {
         lenient::decode_exact(dek_nonce, &mut envelope.dek_nonce).map_err(|()| malformed(0, DEK_NONCE_RULE))?;
         lenient::decode_exact(wrapped_dek, &mut envelope.wrapped_dek).map_err(|()| malformed(0, WRAPPED_RULE))?;
         envelope.checked()
+    }
+
+    /// Exactly what [`Envelope::to_text`] writes, without a search for where the members are. Anything else takes the long
+    /// way, which also knows what is wrong with it.
+    fn as_written(json: &[u8]) -> Option<Self> {
+        let rest = json.strip_prefix(OPENING)?;
+        let (ciphertext, rest) = rest.split_at_checked(rest.len().checked_sub(CLOSING)?)?;
+        let (nonce, rest) = rest.strip_prefix(NONCE_MEMBER)?.split_at_checked(NONCE / 3 * 4)?;
+        let (wrapped_dek, rest) = rest.strip_prefix(WRAPPED_MEMBER)?.split_at_checked(WRAPPED / 3 * 4)?;
+        let (dek_nonce, rest) = rest.strip_prefix(DEK_NONCE_MEMBER)?.split_at_checked(NONCE / 3 * 4)?;
+        if rest != END {
+            return None;
+        }
+        let mut text = [0; SHORT_TEXT];
+        for (place, part) in [(0, nonce), (NONCE / 3 * 4, wrapped_dek), ((NONCE + WRAPPED) / 3 * 4, dek_nonce)] {
+            text[place..place + part.len()].copy_from_slice(part);
+        }
+        // Padding in the first or second part would be padding within the whole, which is not canonical.
+        let mut short = [0; NONCE + WRAPPED + NONCE];
+        lenient::decode_exact(&text, &mut short).ok()?;
+        let mut envelope = Self {
+            ciphertext: lenient::decode_standard(ciphertext).ok()?,
+            nonce: [0; NONCE],
+            wrapped_dek: [0; WRAPPED],
+            dek_nonce: [0; NONCE],
+        };
+        envelope.nonce.copy_from_slice(&short[..NONCE]);
+        envelope.wrapped_dek.copy_from_slice(&short[NONCE..NONCE + WRAPPED]);
+        envelope.dek_nonce.copy_from_slice(&short[NONCE + WRAPPED..]);
+        Some(envelope)
     }
 
     /// What Python's `base64.b64decode` and `json.loads` accept.
@@ -227,15 +260,15 @@ impl Envelope {
         let (nonce, rest) = encoded.split_at(NONCE / 3 * 4);
         let (wrapped_dek, dek_nonce) = rest.split_at(WRAPPED / 3 * 4);
         let mut json = Vec::with_capacity(STANDARD.encoded_length(self.ciphertext.len()) + 200);
-        json.extend_from_slice(b"{\"version\": \"v1\", \"ciphertext\": \"");
+        json.extend_from_slice(OPENING);
         STANDARD.encode_append(&self.ciphertext, &mut json);
-        json.extend_from_slice(b"\", \"nonce\": \"");
+        json.extend_from_slice(NONCE_MEMBER);
         json.extend_from_slice(nonce);
-        json.extend_from_slice(b"\", \"wrapped_dek\": \"");
+        json.extend_from_slice(WRAPPED_MEMBER);
         json.extend_from_slice(wrapped_dek);
-        json.extend_from_slice(b"\", \"dek_nonce\": \"");
+        json.extend_from_slice(DEK_NONCE_MEMBER);
         json.extend_from_slice(dek_nonce);
-        json.extend_from_slice(b"\"}");
+        json.extend_from_slice(END);
         STANDARD.encode_to_string(&json)
     }
 
@@ -284,6 +317,14 @@ impl Envelope {
     }
 }
 
+/// The layout of `json.dumps`, cut where the values stand.
+const OPENING: &[u8] = b"{\"version\": \"v1\", \"ciphertext\": \"";
+const NONCE_MEMBER: &[u8] = b"\", \"nonce\": \"";
+const WRAPPED_MEMBER: &[u8] = b"\", \"wrapped_dek\": \"";
+const DEK_NONCE_MEMBER: &[u8] = b"\", \"dek_nonce\": \"";
+const END: &[u8] = b"\"}";
+/// Bytes from the end of the ciphertext to the end.
+const CLOSING: usize = NONCE_MEMBER.len() + WRAPPED_MEMBER.len() + DEK_NONCE_MEMBER.len() + SHORT_TEXT + END.len();
 const MEMBERS: [&str; 5] = ["version", "ciphertext", "nonce", "wrapped_dek", "dek_nonce"];
 const NONCE_RULE: &str = "`nonce` is not 12 bytes of canonical base64";
 const DEK_NONCE_RULE: &str = "`dek_nonce` is not 12 bytes of canonical base64";
