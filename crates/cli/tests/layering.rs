@@ -1,5 +1,7 @@
 //! Dependencies point downward. This holds the directions that `docs/design.md` draws, as cargo itself resolves them.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
