@@ -95,7 +95,7 @@ pub struct MasterKey {
     kid: KeyId,
     mac: HmacKey,
     hedge: HmacKey,
-    v1_hedge: Key32,
+    v1_hedge: LessSafeKey,
     v1_cipher: LessSafeKey,
 }
 
@@ -109,9 +109,10 @@ impl MasterKey {
         kid.copy_from_slice(&mac::expand(m.expose(), b"kf1 kid\0", &[])[..8]);
         let mac = HmacKey::new(m.expose());
         let hedge = HmacKey::new(&mac::expand(m.expose(), b"kf1 hedge\0", &[]));
-        let v1_hedge = Key32::new(mac::expand(m.expose(), b"v1 hedge\0", &[]));
-        let v1_cipher =
-            UnboundKey::new(&AES_256_GCM, m.expose()).map(LessSafeKey::new).map_err(|_| KeyError::Library)?;
+        let cipher =
+            |key: &[u8; 32]| UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| KeyError::Library);
+        let v1_hedge = cipher(&mac::expand(m.expose(), b"v1 hedge\0", &[]))?;
+        let v1_cipher = cipher(m.expose())?;
         Ok(Self { m, kid: KeyId(kid), mac, hedge, v1_hedge, v1_cipher })
     }
 
@@ -142,8 +143,8 @@ impl MasterKey {
         &self.hedge
     }
 
-    pub(crate) const fn v1_hedge(&self) -> &[u8; 32] {
-        self.v1_hedge.expose()
+    pub(crate) const fn v1_hedge(&self) -> &LessSafeKey {
+        &self.v1_hedge
     }
 
     pub(crate) const fn v1_cipher(&self) -> &LessSafeKey {
