@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use keyfold_core::{
     audit::{Action, Event, Word},
-    envelope::Format,
+    envelope::{Format, OpenError},
     error::{Code, Hint},
     keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose, State},
 };
@@ -39,7 +39,9 @@ pub(crate) async fn with<T>(
         Purpose::Master => master_keys()?,
         Purpose::Fernet => fernet_keys()?,
     };
-    if !Folder::of(invocation).is_ok_and(|folder| folder.is_deployment()) {
+    // Without HOME there is no folder at all; one that cannot be looked at is an error, lest its tombstones be passed over.
+    let deployed = Folder::of(invocation).map_or(Ok(false), |folder| folder.is_deployment())?;
+    if !deployed {
         if entries.is_empty() {
             return Err(no_key(purpose, invocation));
         }
@@ -89,7 +91,7 @@ fn sealing(stored: &Arc<Keyring>, entries: Vec<Entry>) -> Result<Arc<Keyring>, F
     };
     if let Some(tombstone) = stored.tombstone(primary.kid()) {
         let kid = primary.kid();
-        let error = keyfold_core::envelope::OpenError::KeyDestroyed { kid, at: tombstone.destroyed };
+        let error = OpenError::KeyDestroyed { kid, at: tombstone.destroyed };
         let failure = Failure::from_error(&error, error.code(), None);
         return Err(
             failure.hint("unset the variable, or put a living key into it; the destroyed one seals nothing more")
