@@ -239,8 +239,9 @@ fn census(census: &Census, invocation: &Invocation) -> Result<Exit, Failure> {
     output::table(&["COLLECTION", "FORMAT", "KEY", "VALUES"], &census.values.iter().map(row).collect::<Vec<_>>())?;
     if census.unreadable > 0 {
         invocation.warn(&format!(
-            "{} values look sealed and open under no key here; see `keyfold verify`",
-            census.unreadable
+            "{} values look sealed and open under no key here; the first is {}",
+            census.unreadable,
+            census.first_unreadable.as_deref().unwrap_or("not known")
         ));
     }
     Ok(Exit::Done)

@@ -213,8 +213,12 @@ impl Custody {
         }
         if census.unreadable > 0 {
             return Err(CustodyError::Waiting {
-                what: format!("{} stored values do not open, and may need key `{kid}`", census.unreadable),
-                hint: "`keyfold verify` names them; mend or remove them first".into(),
+                what: format!(
+                    "{} stored values do not open, and may need key `{kid}`; the first is {}",
+                    census.unreadable,
+                    census.first_unreadable.as_deref().unwrap_or("not known")
+                ),
+                hint: "mend or remove them first; `keyfold verify` names those in declared fields".into(),
             });
         }
         Ok(census)
