@@ -20,11 +20,12 @@ use keyfold_core::{
     secret::Key32,
 };
 use keyfold_custody::{
-    access::{self, Operation, Permit, Subject},
-    audit_log::Segments,
+    access::{self, Operation, Permit, Subject, op::Manage},
+    audit_log::{AuditSink, Segments},
     auditor::Auditor,
     config::Config,
     custody::Custody,
+    error::CustodyError,
     keys::{Copies, KeyringStore, LiveKeyring, Usage},
     store::{
         SystemStore,
@@ -69,9 +70,20 @@ impl Folder {
         self.0.join("keyfold.toml")
     }
 
-    /// Whether there is a deployment, or what is left of one.
-    pub(crate) fn is_deployment(&self) -> bool {
-        self.database().exists() || Copies::in_folder(&self.0).document_path().exists()
+    /// Whether there is a deployment, or what is left of one. A folder that cannot be looked at is not one without: its
+    /// tombstones and its audit log hold also where this process may not read them.
+    pub(crate) fn is_deployment(&self) -> Result<bool, Failure> {
+        for path in [self.database(), self.copies().document_path()] {
+            let there = path.try_exists().map_err(|error| {
+                Failure::unavailable(format!("{}: the data folder cannot be looked at", self.0.display()))
+                    .hint("run it as the folder's owner, or name another with --data-dir DIR")
+                    .caused_by(&error)
+            })?;
+            if there {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn copies(&self) -> Copies {
@@ -131,7 +143,7 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     let uri = root_uri(&folder, &config)?;
     let root = match &uri {
         KeyUri::File(path) if !path.exists() => {
-            if folder.is_deployment() {
+            if folder.is_deployment()? {
                 return Err(Failure::coded(
                     Code::KeyInvalid,
                     format!("{}: the root key of this deployment is missing", path.display()),
@@ -241,7 +253,7 @@ pub(crate) struct Opened {
 impl Opened {
     /// A permit for one operation, or a refusal.
     pub(crate) fn permit<O: Operation>(&self) -> Result<Permit<O>, Failure> {
-        Ok(access::authorize(&self.subject).map_err(keyfold_custody::error::CustodyError::from)?)
+        Ok(access::authorize(&self.subject).map_err(CustodyError::from)?)
     }
 }
 
@@ -265,7 +277,7 @@ pub(crate) async fn with<T>(
 
 async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure> {
     let folder = Folder::of(invocation)?;
-    if !folder.is_deployment() {
+    if !folder.is_deployment()? {
         return Err(Failure::unavailable(format!("no data folder at {}", folder.path().display()))
             .hint("make one with `keyfold init`, or name another with --data-dir DIR"));
     }
@@ -282,13 +294,7 @@ async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure>
     id.copy_from_slice(&random[..16]);
     let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), command).await?;
     let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
-    let keyring = keys.opening();
-    let seed = keyring
-        .audit_seed()
-        .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
-    let sink = Segments::open(&folder.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(&clock))
-        .map_err(keyfold_custody::error::CustodyError::from)?;
-    drop(keyring);
+    let sink = sink(&folder, &keys.opening(), random, &clock)?;
     let custody = Custody {
         records: Arc::clone(&store) as Arc<dyn keyfold_custody::store::OwnRecords>,
         usage: Usage::new(Arc::clone(&system)),
@@ -300,31 +306,49 @@ async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure>
     Ok(Opened { custody, subject, store, folder })
 }
 
-/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens.
-pub(crate) async fn restore(invocation: &Invocation, backup: &[u8]) -> Result<Keyring, Failure> {
+/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens. What signs the
+/// intent is therefore the audit key of the backup itself, once it has proved to be this deployment's.
+pub(crate) async fn restore(invocation: &Invocation, backup: Vec<u8>) -> Result<Keyring, Failure> {
     let folder = Folder::of(invocation)?;
     make_folder(folder.path())?;
     let config = config(invocation, &folder)?;
-    access::authorize::<access::op::Manage>(&subject(folder.path())?)
-        .map_err(keyfold_custody::error::CustodyError::from)?;
+    let permit: Permit<Manage> = access::authorize(&subject(folder.path())?).map_err(CustodyError::from)?;
     let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
     let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());
-    let keyring = keyrings.restore(backup).await?;
+    let backup = keyrings.examine(backup).await?;
+    let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
+    let sink = Arc::new(sink(&folder, backup.keyring(), rng::array(&SystemRandom)?, &clock)?);
+    let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, clock);
+    let mut event = auditor.event(permit.actor(), Action::KeyRestore)?;
+    let generation = backup.keyring().generation();
+    event.generation = Some(generation);
+    let restored = auditor.audited(event, async |_| keyrings.restore(backup).await).await;
+    let closed = sink.close(generation).await;
     store.close().await;
+    let keyring = restored?;
+    closed.map_err(CustodyError::from)?;
     if invocation.config().is_none() {
         starter_config(&folder.config())?;
     }
     Ok(keyring)
 }
 
-/// Who runs this, and who owns the folder.
+/// The audit log's writer of this process.
+fn sink(folder: &Folder, keyring: &Keyring, random: [u8; 48], clock: &Arc<dyn Clock>) -> Result<Segments, Failure> {
+    let seed = keyring
+        .audit_seed()
+        .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
+    let sink = Segments::open(&folder.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(clock));
+    Ok(sink.map_err(CustodyError::from)?)
+}
+
+/// Who runs this, and who owns the folder. The system is asked and not `/proc`, where a process whose program its user may
+/// not read belongs to root.
 fn subject(folder: &Path) -> Result<Subject, Failure> {
-    let owner = |path: &Path| {
-        fs::metadata(path)
-            .map(|metadata| metadata.uid())
-            .map_err(|error| Failure::unavailable(format!("{}: cannot be read", path.display())).caused_by(&error))
-    };
-    Ok(Subject::Local { uid: owner(Path::new("/proc/self"))?, owner: owner(folder)? })
+    let owner = fs::metadata(folder)
+        .map_err(|error| Failure::unavailable(format!("{}: cannot be read", folder.display())).caused_by(&error))?
+        .uid();
+    Ok(Subject::Local { uid: rustix::process::geteuid().as_raw(), owner })
 }

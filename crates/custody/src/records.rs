@@ -216,7 +216,12 @@ impl Custody {
         let mut event = self.auditor.about(permit.actor(), Action::RecordPut, collection)?;
         event.record = Some(Name::abridge(key.as_str()));
         event.kid = keyring.primary(collection.format).map(keyfold_core::keyring::Entry::kid);
-        self.auditor.audited(event, async |_| self.write(collection, prepared.record, mode).await).await
+        self.auditor
+            .audited(event, async |_| {
+                self.keys.confirm(&keyring).await?;
+                self.write(collection, prepared.record, mode).await
+            })
+            .await
     }
 
     async fn write(&self, collection: &Collection, record: NewRecord, mode: PutMode) -> Result<Inserted, CustodyError> {
@@ -275,7 +280,10 @@ impl Custody {
         event.kid = keyring.primary(collection.format).map(keyfold_core::keyring::Entry::kid);
         let stored = self
             .auditor
-            .audited(event, async |_| Ok(self.records.insert(&collection.id, records, on_existing).await?))
+            .audited(event, async |_| {
+                self.keys.confirm(&keyring).await?;
+                Ok(self.records.insert(&collection.id, records, on_existing).await?)
+            })
             .await;
         // Held until here: until the batch is stored, this process still seals under that generation.
         drop(keyring);
