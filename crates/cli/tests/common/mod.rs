@@ -8,6 +8,8 @@
     reason = "a harness that cannot start anything has nothing to report"
 )]
 
+pub(crate) mod deployment;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
