@@ -12,8 +12,8 @@ use keyfold_custody::{
     keys::{Copies, KeyringStore},
     layout::json::{self, Edit, Value, encode_string},
     store::{
-        OwnRecords, Partition, RecordStore, StoredRecord, SystemStore,
-        sqlite::{OpenMode, SqliteStore},
+        Expect, OwnRecords, Partition, RecordStore, StoredRecord, SystemStore,
+        sqlite::{OpenMode, SqliteOptions, SqliteStore},
     },
 };
 use keyfold_providers::KeyUri;
@@ -117,6 +117,22 @@ impl Deployment {
         panic!("no process `{command}` came up");
     }
 
+    /// Waits until every process opens and seals under the newest keyring.
+    pub(crate) fn wait_until_all_follow(&self) {
+        for _ in 0..200 {
+            let listed = self.call("keys list --json").run().json();
+            let processes = listed["processes"].as_array().unwrap();
+            let newest = |process: &serde_json::Value| {
+                process["opens"] == listed["generation"] && process["seals"] == listed["generation"]
+            };
+            if processes.iter().all(newest) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(25));
+        }
+        panic!("some process does not follow");
+    }
+
     /// The audit log's verdict, which must not be one of tampering.
     pub(crate) fn audit_verdict(&self) -> String {
         let report = self.call("audit verify --json").run().json();
@@ -140,6 +156,18 @@ impl Deployment {
             let records = scan(&store, self.config.collection("apps").unwrap()).await;
             let text = |record: &StoredRecord| record.cells[0].value.as_str().unwrap().to_owned();
             records.iter().map(|record| (record.key.to_string(), (record.revision, text(record)))).collect()
+        })
+    }
+
+    /// Whether nobody holds the database's write lock.
+    pub(crate) fn can_be_written(&self) -> bool {
+        let options = SqliteOptions { busy_timeout: Duration::from_millis(20), ..SqliteOptions::default() };
+        runtime().block_on(async {
+            let path = self.path().join("keyfold.db");
+            let Ok(store) = SqliteStore::open_with(path, OpenMode::Existing, options).await else { return false };
+            let written = store.put("test/probe", b"", Expect::Any, None).await.is_ok();
+            store.close().await;
+            written
         })
     }
 
