@@ -1,7 +1,7 @@
 //! Keys change while other processes live: nobody seals under a key that others cannot open, and none is refused while
 //! somebody may still seal under it.
 
-#![allow(clippy::unwrap_used, reason = "a step that fails ends the test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a step that fails ends the test")]
 
 mod common;
 

@@ -17,6 +17,7 @@ use keyfold_custody::{
     },
 };
 use keyfold_providers::KeyUri;
+use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use super::{Call, keyfold};
@@ -157,6 +158,33 @@ impl Deployment {
             let text = |record: &StoredRecord| record.cells[0].value.as_str().unwrap().to_owned();
             records.iter().map(|record| (record.key.to_string(), (record.revision, text(record)))).collect()
         })
+    }
+
+    /// Changes the database as nobody should.
+    pub(crate) fn sql(&self, text: &'static str) {
+        let runtime = runtime();
+        let mut connection = self.connect(&runtime);
+        runtime.block_on(sqlx::raw_sql(text).execute(&mut connection)).unwrap();
+        runtime.block_on(connection.close()).unwrap();
+    }
+
+    /// Holds the database's write lock until dropped.
+    pub(crate) fn lock(&self) -> impl Drop + use<> {
+        struct Held(tokio::runtime::Runtime, Option<SqliteConnection>);
+        impl Drop for Held {
+            fn drop(&mut self) {
+                self.0.block_on(self.1.take().unwrap().close()).unwrap();
+            }
+        }
+        let runtime = runtime();
+        let mut connection = self.connect(&runtime);
+        runtime.block_on(sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection)).unwrap();
+        Held(runtime, Some(connection))
+    }
+
+    fn connect(&self, runtime: &tokio::runtime::Runtime) -> SqliteConnection {
+        let address = format!("sqlite://{}", self.path().join("keyfold.db").display());
+        runtime.block_on(SqliteConnection::connect(&address)).unwrap()
     }
 
     /// Whether nobody holds the database's write lock.
