@@ -170,7 +170,7 @@ fn ctrl_c_stops_a_rotation_between_two_batches_and_a_rerun_goes_on() {
     let (mut child, _home) = deployment.call("rotate --json").start();
     drop(child.stdin.take());
     common::wait_until_it_listens_to_ctrl_c(child.id());
-    while deployment.census().get(&new).is_none() {}
+    while !deployment.census().contains_key(&new) {}
     signal("INT", child.id());
     let ended = child.wait_with_output().unwrap();
     let said = String::from_utf8(ended.stderr).unwrap();
