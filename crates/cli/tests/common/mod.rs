@@ -8,6 +8,8 @@
     reason = "a harness that cannot start anything has nothing to report"
 )]
 
+pub(crate) mod folder;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -83,6 +85,16 @@ impl Call {
     /// Works in this data folder instead of one that does not exist.
     pub(crate) fn data_dir(self, folder: &Path) -> Self {
         self.env("KEYFOLD_DATA_DIR", folder)
+    }
+
+    /// Starts it through another program, which gets the program's path and arguments after its own. In the environment of
+    /// this call.
+    pub(crate) fn through(mut self, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(self.command.get_program()).args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
     }
 
     /// The home of this call, empty and gone after it.
