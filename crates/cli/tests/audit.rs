@@ -180,8 +180,8 @@ fn killed_import(data: &Data) {
     }
     stdin.flush().unwrap();
     let started = Instant::now();
-    while !open_segment(data)
-        .is_some_and(|path| fs::read_to_string(path).unwrap().matches("record_import").count() >= 2)
+    while open_segment(data)
+        .is_none_or(|path| fs::read_to_string(path).unwrap_or_default().matches("record_import").count() < 2)
     {
         assert!(started.elapsed() < Duration::from_secs(60), "the first batch was never stored");
         std::thread::sleep(Duration::from_millis(20));

@@ -9,6 +9,8 @@
 )]
 
 pub(crate) mod folder;
+pub(crate) mod needles;
+pub(crate) mod watch;
 
 use std::{
     io::Write,
@@ -108,10 +110,26 @@ impl Call {
         (self.command.spawn().unwrap(), self.home)
     }
 
+    /// Runs it to its end; also gives its arguments, and what other processes could see of them while it ran.
+    pub(crate) fn watched(self) -> (String, Vec<u8>, Ended) {
+        let name: Vec<_> = self.command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let mut listed = Vec::new();
+        let ended = self.run_beside(|child| {
+            // Gone already where it was quick; then nobody could see anything.
+            listed = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+        });
+        (name.join(" "), listed, ended)
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(self) -> Ended {
+        self.run_beside(|_| {})
+    }
+
+    fn run_beside(self, look: impl FnOnce(&Child)) -> Ended {
         let bytes = self.stdin.clone();
         let (mut child, _home) = self.start();
+        look(&child);
         let mut stdin = child.stdin.take().unwrap();
         // On a thread of its own: a child that answers before it has read all would otherwise wait for us, and we for it. A
         // child that does not read at all is none of our business.
