@@ -30,11 +30,10 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
-/// Not the right number of hex digits.
+/// Not the right number of hex digits. The text is not repeated: it may be a key where its id should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not {digits} hex digits")]
+#[error("an id of {digits} hex digits is needed")]
 pub struct ParseIdError {
-    text: String,
     digits: usize,
 }
 
@@ -68,7 +67,7 @@ macro_rules! hex_id {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                from_hex(text).map(Self).ok_or_else(|| ParseIdError { text: text.chars().take(80).collect(), digits: $len * 2 })
+                from_hex(text).map(Self).ok_or(ParseIdError { digits: $len * 2 })
             }
         }
 

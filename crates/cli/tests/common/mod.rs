@@ -9,6 +9,9 @@
 )]
 
 pub(crate) mod deployment;
+pub(crate) mod folder;
+pub(crate) mod needles;
+pub(crate) mod watch;
 
 use std::{
     io::Write,
@@ -87,6 +90,16 @@ impl Call {
         self.env("KEYFOLD_DATA_DIR", folder)
     }
 
+    /// Starts it through another program, which gets the program's path and arguments after its own. In the environment of
+    /// this call.
+    pub(crate) fn through(mut self, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(self.command.get_program()).args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
+    }
+
     /// The home of this call, empty and gone after it.
     pub(crate) fn home(&self) -> PathBuf {
         self.home.path().to_owned()
@@ -98,10 +111,26 @@ impl Call {
         (self.command.spawn().unwrap(), self.home)
     }
 
+    /// Runs it to its end; also gives its arguments, and what other processes could see of them while it ran.
+    pub(crate) fn watched(self) -> (String, Vec<u8>, Ended) {
+        let name: Vec<_> = self.command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let mut listed = Vec::new();
+        let ended = self.run_beside(|child| {
+            // Gone already where it was quick; then nobody could see anything.
+            listed = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+        });
+        (name.join(" "), listed, ended)
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(self) -> Ended {
+        self.run_beside(|_| {})
+    }
+
+    fn run_beside(self, look: impl FnOnce(&Child)) -> Ended {
         let bytes = self.stdin.clone();
         let (mut child, _home) = self.start();
+        look(&child);
         let mut stdin = child.stdin.take().unwrap();
         // On a thread of its own: a child that answers before it has read all would otherwise wait for us, and we for it. A
         // child that does not read at all is none of our business.
