@@ -189,7 +189,8 @@ fn json_members(text: &str) -> Json {
     if json.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
         return Json::No;
     }
-    if let Ok(Members(told)) = serde_json::from_slice(json) {
+    // Skipped values are not looked at as text, so that they are text is checked first.
+    if let Some(Members(told)) = std::str::from_utf8(json).ok().and_then(|json| serde_json::from_str(json).ok()) {
         return Json::Object(told.into_iter().filter(|told| *told).count());
     }
     let named = TELLING
