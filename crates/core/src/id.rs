@@ -30,12 +30,12 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
-/// Not the right number of hex digits.
+/// Not the right number of hex digits. The text is not repeated: where an id was asked for, somebody may have given the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not {digits} hex digits")]
+#[error("not {digits} hex digits ({found} characters found)")]
 pub struct ParseIdError {
-    text: String,
     digits: usize,
+    found: usize,
 }
 
 macro_rules! hex_id {
@@ -68,7 +68,7 @@ macro_rules! hex_id {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                from_hex(text).map(Self).ok_or_else(|| ParseIdError { text: text.chars().take(80).collect(), digits: $len * 2 })
+                from_hex(text).map(Self).ok_or_else(|| ParseIdError { digits: $len * 2, found: text.chars().count() })
             }
         }
 
@@ -102,3 +102,16 @@ hex_id!(
     WriterId,
     16
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p43_what_is_no_id_is_not_repeated() {
+        for text in ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "00112233445566zz", "é"] {
+            let error = text.parse::<KeyId>().unwrap_err();
+            assert!(!error.to_string().contains(text) && !format!("{error:?}").contains(text), "{error}");
+        }
+    }
+}
