@@ -30,12 +30,11 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     Some(out)
 }
 
-/// Not the right number of hex digits. The text is not repeated: where an id was asked for, somebody may have given the key.
+/// Not the right number of hex digits. The text is not repeated: it may be a key where its id should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not {digits} hex digits ({found} characters found)")]
+#[error("an id of {digits} hex digits is needed")]
 pub struct ParseIdError {
     digits: usize,
-    found: usize,
 }
 
 macro_rules! hex_id {
@@ -68,7 +67,7 @@ macro_rules! hex_id {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                from_hex(text).map(Self).ok_or_else(|| ParseIdError { digits: $len * 2, found: text.chars().count() })
+                from_hex(text).map(Self).ok_or(ParseIdError { digits: $len * 2 })
             }
         }
 
@@ -102,16 +101,3 @@ hex_id!(
     WriterId,
     16
 );
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p43_what_is_no_id_is_not_repeated() {
-        for text in ["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=", "00112233445566zz", "é"] {
-            let error = text.parse::<KeyId>().unwrap_err();
-            assert!(!error.to_string().contains(text) && !format!("{error:?}").contains(text), "{error}");
-        }
-    }
-}

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use jiff::civil::Date;
 use keyfold_core::{
-    accept::{Accept, Rule},
+    accept::{Accept, AcceptError, Rule},
     envelope::{Format, Reading},
     error::Hint,
 };
@@ -137,7 +137,8 @@ impl Reader {
         let id = CollectionId::new(id).map_err(|error| self.mistake(&format!("{place}.id"), error.to_string())).ok();
         let fields = self.fields(place, table);
         let format = self.text(table, &dotted, "format").unwrap_or("kf1").parse::<Format>();
-        let format = format.map_err(|error| self.mistake(&format!("{place}.format"), error.to_string())).ok();
+        // What stands there is not repeated, here and below: a secret in the wrong place would be in every log.
+        let format = format.map_err(|_| self.mistake(&format!("{place}.format"), "must be \"kf1\" or \"v1\"")).ok();
         if format == Some(Format::Fernet) {
             let what = "new secrets of a collection are sealed as kf1 or v1; Fernet has no binding to a place";
             self.mistake(&format!("{place}.format"), what);
@@ -229,7 +230,10 @@ impl Reader {
                 return None;
             }
         };
-        Some(Rule::new(format, until).map_err(|error| (error.to_string(), error.hint().unwrap_or_default())))
+        Some(Rule::new(format, until).map_err(|error| match error {
+            AcceptError::UnknownFormat(_) => ("not a format".into(), error.hint().unwrap_or_default()),
+            error => (error.to_string(), error.hint().unwrap_or_default()),
+        }))
     }
 }
 
@@ -267,7 +271,7 @@ mod tests {
             "rot_key: unknown key",
             "collections.a.fields[0]",
             "collections.a.fields[1]: must be a string",
-            "collections.a.format: `rot13` is not a format",
+            "collections.a.format: must be",
             "collections.b.accept[1]: plaintext is accepted without a last day",
             "collections.b.accept[2].until",
             "collections.c.fields[1]: is listed twice",

@@ -141,7 +141,15 @@ fn prepare(
     let Incoming { key, doc } = incoming;
     let mut edits = Vec::new();
     let mut wraps = 0;
-    for found in secrets(collection, &key, &doc)? {
+    let secrets = secrets(collection, &key, &doc)?;
+    if secrets.is_empty() && !doc.trim_start().starts_with(['{', '[']) {
+        // A bare string has no fields, so it would be stored as it is: most likely it is the secret itself.
+        return Err(CustodyError::invalid(
+            format!("{}/{key}: a record is a JSON object or array", collection.name),
+            "put the secret into a field that `fields` in keyfold.toml lists",
+        ));
+    }
+    for found in secrets {
         let at = || place(collection, &key, &found.exact);
         let text = match &found.value {
             Value::Null => continue,

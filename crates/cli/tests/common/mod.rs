@@ -8,6 +8,11 @@
     reason = "a harness that cannot start anything has nothing to report"
 )]
 
+pub(crate) mod deployment;
+pub(crate) mod folder;
+pub(crate) mod needles;
+pub(crate) mod watch;
+
 use std::{
     io::Write,
     path::{Path, PathBuf},
@@ -85,6 +90,16 @@ impl Call {
         self.env("KEYFOLD_DATA_DIR", folder)
     }
 
+    /// Starts it through another program, which gets the program's path and arguments after its own. In the environment of
+    /// this call.
+    pub(crate) fn through(mut self, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(self.command.get_program()).args(self.command.get_args()).env_clear();
+        command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.command = command;
+        self
+    }
+
     /// The home of this call, empty and gone after it.
     pub(crate) fn home(&self) -> PathBuf {
         self.home.path().to_owned()
@@ -96,10 +111,26 @@ impl Call {
         (self.command.spawn().unwrap(), self.home)
     }
 
+    /// Runs it to its end; also gives its arguments, and what other processes could see of them while it ran.
+    pub(crate) fn watched(self) -> (String, Vec<u8>, Ended) {
+        let name: Vec<_> = self.command.get_args().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        let mut listed = Vec::new();
+        let ended = self.run_beside(|child| {
+            // Gone already where it was quick; then nobody could see anything.
+            listed = std::fs::read(format!("/proc/{}/cmdline", child.id())).unwrap_or_default();
+        });
+        (name.join(" "), listed, ended)
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(self) -> Ended {
+        self.run_beside(|_| {})
+    }
+
+    fn run_beside(self, look: impl FnOnce(&Child)) -> Ended {
         let bytes = self.stdin.clone();
         let (mut child, _home) = self.start();
+        look(&child);
         let mut stdin = child.stdin.take().unwrap();
         // On a thread of its own: a child that answers before it has read all would otherwise wait for us, and we for it. A
         // child that does not read at all is none of our business.
@@ -155,4 +186,17 @@ pub(crate) fn python() -> Option<Command> {
     assert!(!required, "not run: no Python with `cryptography`; set KEYFOLD_TEST_PYTHON");
     eprintln!("not run: no Python with `cryptography`; set KEYFOLD_TEST_PYTHON");
     None
+}
+
+/// Before that, Ctrl-C would end the process without a word.
+pub(crate) fn wait_until_it_listens_to_ctrl_c(process: u32) {
+    for _ in 0..500 {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        if caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10 != 0) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("five seconds, and the program does not listen to Ctrl-C");
 }

@@ -43,28 +43,50 @@ pub struct Envelope {
 
 /// Seals text under the raw master key.
 ///
-/// The data key is `SHA-256(Expand(M, "v1 hedge\0") ‖ rnd32 ‖ P)`, and the tag of the body masks the random nonce of the
-/// wrap: where randomness repeats (a cloned machine), two secrets still get two data keys and two wrap nonces. The prefix
-/// hash has fixed-length secret input in front and an output that is never published, so nothing can be extended; HMAC here
-/// would cost a third of the whole seal.
+/// The data key is random, with the secret hashed into it: `rnd32 ⊕ (GMAC(Expand(M, "v1 hedge\0"), nonce, P) ‖ 0^128)` (NIST
+/// SP 800-38D; the tag is never published). The tag of the body masks the random nonce of the wrap. So where randomness
+/// repeats (a cloned machine), two secrets still get two data keys and two wrap nonces, but for a chance of about
+/// |P| · 2^-131. The HMAC that `kf1` uses for this would cost as much as the rest of a seal.
 ///
 /// # Errors
 /// `too_large`, text that is not UTF-8, failing randomness.
 pub fn seal(key: &MasterKey, random: &dyn RandomSource, secret: &[u8]) -> Result<String, SealError> {
+    sealable(secret)?;
     let mut fresh = [0; 32 + 2 * NONCE];
     random.fill(&mut fresh)?;
-    let mut dek_nonce = [0; NONCE];
-    dek_nonce.copy_from_slice(&fresh[32 + NONCE..]);
-    let mut nonce = [0; NONCE];
-    nonce.copy_from_slice(&fresh[32..32 + NONCE]);
-    let dek = Dek::new(mac::sha256(&[key.v1_hedge(), &fresh[..32], secret]));
+    let (dek, nonces) = fresh.split_at_mut(32);
+    let nonce: [u8; NONCE] = part(&nonces[..NONCE]);
+    let mut dek_nonce: [u8; NONCE] = part(&nonces[NONCE..]);
+    let hash = key
+        .v1_hedge()
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(secret), &mut [])
+        .map_err(|_| SealError::Library)?;
+    mask(dek, hash.as_ref());
+    let dek = Dek::new(part(dek));
     wipe(&mut fresh);
     seal_parts(key, secret, &dek, nonce, |tag| {
-        for (byte, mask) in dek_nonce.iter_mut().zip(tag) {
-            *byte ^= mask;
-        }
+        mask(&mut dek_nonce, tag);
         dek_nonce
     })
+}
+
+fn mask(bytes: &mut [u8], with: &[u8]) {
+    for (byte, mask) in bytes.iter_mut().zip(with) {
+        *byte ^= mask;
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(bytes);
+    out
+}
+
+fn sealable(secret: &[u8]) -> Result<(), SealError> {
+    if secret.len() > MAX_SECRET {
+        return Err(SealError::TooLarge { found: secret.len(), limit: MAX_SECRET });
+    }
+    std::str::from_utf8(secret).map(|_| ()).map_err(|_| SealError::NotText)
 }
 
 /// [`seal`] with a chosen data key and nonces, for known answers. Never give the same ones twice outside a test.
@@ -78,6 +100,7 @@ pub fn seal_with(
     nonce: [u8; NONCE],
     dek_nonce: [u8; NONCE],
 ) -> Result<String, SealError> {
+    sealable(secret)?;
     seal_parts(key, secret, dek, nonce, |_| dek_nonce)
 }
 
@@ -88,12 +111,6 @@ fn seal_parts(
     nonce: [u8; NONCE],
     dek_nonce: impl FnOnce(&[u8]) -> [u8; NONCE],
 ) -> Result<String, SealError> {
-    if secret.len() > MAX_SECRET {
-        return Err(SealError::TooLarge { found: secret.len(), limit: MAX_SECRET });
-    }
-    if std::str::from_utf8(secret).is_err() {
-        return Err(SealError::NotText);
-    }
     let cipher = UnboundKey::new(&AES_256_GCM, dek.expose()).map(LessSafeKey::new).map_err(|_| SealError::Library)?;
     let mut ciphertext = Vec::with_capacity(secret.len() + 16);
     ciphertext.extend_from_slice(secret);
@@ -298,10 +315,8 @@ impl Envelope {
         let Some(dek) = self.unwrap(from) else { return Ok(None) };
         let mut dek_nonce = [0; NONCE];
         random.fill(&mut dek_nonce)?;
-        // The data key is the message here; its hash under the hedge keeps wrap nonces apart where randomness repeats.
-        for (byte, mask) in dek_nonce.iter_mut().zip(mac::hmac(to.v1_hedge(), &[dek.expose()])) {
-            *byte ^= mask;
-        }
+        // The data key is the message here; its MAC keeps wrap nonces apart where randomness repeats.
+        mask(&mut dek_nonce, &mac::hmac(to.expose(), &[b"v1 rewrap\0", dek.expose()]));
         let wrapped_dek = wrap(to, &dek, dek_nonce)?;
         Ok(Some(Self { ciphertext: self.ciphertext.clone(), nonce: self.nonce, wrapped_dek, dek_nonce }))
     }
