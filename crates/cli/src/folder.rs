@@ -9,19 +9,19 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::Action,
+    audit::{Action, Deployment, SigningKey, VerifierKey},
     clock::Clock,
     envelope::Format,
     error::Code,
     id::{WriterId, to_hex},
-    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State},
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, document::DocumentError},
     rng::{self, SystemRandom},
     root::RootKey,
     secret::Key32,
 };
 use keyfold_custody::{
     access::{self, Operation, Permit, Subject, op::Manage},
-    audit_log::{AuditSink, Segments},
+    audit_log::{AuditLog, AuditSink, LastCheckpoint, Segments},
     auditor::Auditor,
     config::Config,
     custody::Custody,
@@ -292,7 +292,9 @@ async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure>
     let random: [u8; 48] = rng::array(&SystemRandom)?;
     let mut id = [0; 16];
     id.copy_from_slice(&random[..16]);
+    let checkpoint = checkpoint(&folder);
     let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), command).await?;
+    not_before(checkpoint.as_ref(), &keys.opening())?;
     let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
     let sink = sink(&folder, &keys.opening(), random, &clock)?;
     let custody = Custody {
@@ -317,7 +319,12 @@ pub(crate) async fn restore(invocation: &Invocation, backup: Vec<u8>) -> Result<
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
     let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());
+    let checkpoint = checkpoint(&folder);
     let backup = keyrings.examine(backup).await?;
+    not_before(checkpoint.as_ref(), backup.keyring()).map_err(|failure| {
+        let audit = folder.audit();
+        failure.hint(format!("restore a newer backup; if there is none, move {} away first", audit.display()))
+    })?;
     let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
     let sink = Arc::new(sink(&folder, backup.keyring(), rng::array(&SystemRandom)?, &clock)?);
     let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, clock);
@@ -333,6 +340,34 @@ pub(crate) async fn restore(invocation: &Invocation, backup: Vec<u8>) -> Result<
         starter_config(&folder.config())?;
     }
     Ok(keyring)
+}
+
+/// The last checkpoint of the audit log, read before the keyring: one that another process signs after it changed a key must
+/// not make the keyring that was read before look old. A log that cannot be read is left to who needs it: nothing is opened,
+/// sealed or changed without.
+fn checkpoint(folder: &Folder) -> Option<LastCheckpoint> {
+    AuditLog::at(&folder.audit()).last_checkpoint().unwrap_or_default()
+}
+
+/// Refuses a keyring older than one that a checkpoint knew, also where what the folder had seen went with the newer one.
+fn not_before(checkpoint: Option<&LastCheckpoint>, keyring: &Keyring) -> Result<(), Failure> {
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    let key = verifier_key(keyring)?;
+    match checkpoint.generation(&key) {
+        Some(seen) if seen > keyring.generation() => {
+            Err(DocumentError::Older { found: keyring.generation(), seen }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The public half of the deployment's audit key, from the authenticated keyring document.
+pub(crate) fn verifier_key(keyring: &Keyring) -> Result<VerifierKey, Failure> {
+    let broken = |what: &str| Failure::coded(Code::DocumentRefused, what.to_owned());
+    let seed = keyring.audit_seed().ok_or_else(|| broken("the keyring document has no audit key"))?;
+    let signing = SigningKey::from_seed(seed.expose()).map_err(|error| broken(&error.to_string()))?;
+    let deployment = Deployment::new(keyring.deployment()).map_err(|error| broken(&error.to_string()))?;
+    Ok(VerifierKey::of(&deployment, signing.public()))
 }
 
 /// The audit log's writer of this process.

@@ -62,3 +62,24 @@ fn p37_a_folder_that_cannot_be_looked_at_is_not_passed_over() {
     symlink(&round, &round).unwrap();
     keyed("seal --format kf1").data_dir(&round).stdin("s3cret").run().fails(5, &["cannot be looked at", "--data-dir"]);
 }
+
+#[test]
+fn p18_a_checkpoint_refuses_an_older_keyring_where_what_the_folder_had_seen_went_with_it() {
+    let folder = deployment();
+    let path = folder.path();
+    let backup = path.join("backup");
+    keyfold("keys backup").arg(&backup).data_dir(path).run().text();
+    keyfold("keys create").data_dir(path).run().text();
+    for file in ["keyring.json", "keyring.seen", "keyfold.db", "keyfold.db-wal", "keyfold.db-shm"] {
+        drop(fs::remove_file(path.join(file)));
+    }
+    let restore = || keyfold("keys restore").arg(&backup).data_dir(path).run();
+    restore().fails(4, &["of generation 2; this node has seen generation 3", "move", "audit"]);
+    // The same where somebody put the files back by hand.
+    let audit = (path.join("audit"), path.join("moved"));
+    fs::rename(&audit.0, &audit.1).unwrap();
+    restore().text();
+    fs::remove_dir_all(&audit.0).unwrap();
+    fs::rename(&audit.1, &audit.0).unwrap();
+    keyfold("keys list").data_dir(path).run().fails(4, &["this node has seen generation 3"]);
+}

@@ -332,8 +332,17 @@ impl Custody {
         pointer: Option<&str>,
     ) -> Result<Vec<OpenedField>, CustodyError> {
         let record = self.stored(collection, key).await?;
-        let doc = doc_of(collection, &record)?;
-        let mut found = secrets(collection, key, doc)?;
+        let found = secrets(collection, key, doc_of(collection, &record)?)?;
+        self.open_found(permit, (collection, key), found, pointer).await
+    }
+
+    async fn open_found(
+        &self,
+        permit: &Permit<Open>,
+        (collection, key): (&Collection, &RecordKey),
+        mut found: Vec<Found>,
+        pointer: Option<&str>,
+    ) -> Result<Vec<OpenedField>, CustodyError> {
         if let Some(pointer) = pointer {
             found.retain(|found| found.exact == pointer);
             if found.is_empty() {
@@ -411,9 +420,9 @@ impl Custody {
     ) -> Result<Zeroizing<String>, CustodyError> {
         let record = self.stored(collection, key).await?;
         let doc = doc_of(collection, &record)?;
-        let fields = self.open(permit, collection, key, None).await?;
-        let again = secrets(collection, key, doc)?;
-        revealed(collection, key, doc, again, &fields)
+        // One reading of the record for both: between two, a writer could move what stands where.
+        let fields = self.open_found(permit, (collection, key), secrets(collection, key, doc)?, None).await?;
+        revealed(collection, key, doc, secrets(collection, key, doc)?, &fields)
     }
 
     /// Removes a record; says whether there was one.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::{Continuation, Event, MAX_LINE, Report, SignedGenesis, Verifier, VerifierKey},
+    audit::{Continuation, Event, MAX_LINE, Report, SignedGenesis, SignedNote, Verifier, VerifierKey},
     clock::UnixTime,
     id::WriterId,
 };
@@ -17,7 +17,7 @@ use super::{
     segments::{
         folder::{Folder, Numbered},
         lines::{Line, Lines},
-        notes::each_note,
+        notes::{each_note, peek},
     },
 };
 
@@ -30,6 +30,24 @@ pub struct Entry {
     pub line: String,
     /// The event, if this version can read it.
     pub event: Option<Event>,
+}
+
+/// The last checkpoint of a log, with what vouches for who signed it.
+#[derive(Debug, Clone)]
+pub struct LastCheckpoint {
+    note: SignedNote,
+    genesis: SignedGenesis,
+}
+
+impl LastCheckpoint {
+    /// The keyring generation that its writer knew, if a writer of this deployment signed it. What is wrong with one that does
+    /// not verify is for [`AuditLog::verify`] to say.
+    #[must_use]
+    pub fn generation(&self, key: &VerifierKey) -> Option<u64> {
+        let said = self.genesis.verify(key)?;
+        let note = self.note.verify(&said.key)?;
+        (said.writer == note.tip.writer && key.is_of(&note.deployment)).then_some(note.generation)
+    }
 }
 
 /// An audit folder to be read.
@@ -87,6 +105,20 @@ impl AuditLog {
             check.end();
         }
         Ok(verifier.finish())
+    }
+
+    /// The last checkpoint, not verified yet; `None` where there is none, or none that can be read.
+    ///
+    /// # Errors
+    /// Something could not be read.
+    pub fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>, AuditError> {
+        let Some(note) = peek(&self.folder)?.and_then(|text| SignedNote::parse(&text).ok()) else { return Ok(None) };
+        let Some(genesis) = self.folder.first_segment(note.unverified().tip.writer)? else { return Ok(None) };
+        let mut lines = Lines::new(BufReader::new(genesis));
+        Ok(match lines.next().map_err(|e| self.failed(e))? {
+            Line::Whole(line) => SignedGenesis::parse(line).ok().map(|genesis| LastCheckpoint { note, genesis }),
+            Line::End(_) => None,
+        })
     }
 
     /// The last `count` events over all chains, oldest first. Reads the end of every chain.
