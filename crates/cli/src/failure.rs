@@ -36,6 +36,9 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+/// The code of an actor without the right.
+const FORBIDDEN: &str = "forbidden";
+
 /// Why a command ended early. Its texts never hold a secret, so it may be printed anywhere.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -113,6 +116,11 @@ impl Failure {
     /// The core's code, where it has one.
     pub(crate) fn core_code(&self) -> Option<Code> {
         Code::ALL.into_iter().find(|code| code.as_str() == self.code)
+    }
+
+    /// Whether the actor has not the right.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.code == FORBIDDEN
     }
 
     /// The code to end the process with.
@@ -207,7 +215,7 @@ impl From<CustodyError> for Failure {
             other => other.code().map_or(Exit::Usage, exit_of),
         };
         let code = match &error {
-            CustodyError::Refused(_) => "forbidden",
+            CustodyError::Refused(_) => FORBIDDEN,
             CustodyError::Waiting { .. } => "waiting",
             CustodyError::NotFound { .. } => "not_found",
             CustodyError::Conflict { .. } => "conflict",

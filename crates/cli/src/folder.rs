@@ -14,17 +14,18 @@ use keyfold_core::{
     envelope::Format,
     error::Code,
     id::{WriterId, to_hex},
-    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State},
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, document},
     rng::{self, SystemRandom},
     root::RootKey,
     secret::Key32,
 };
 use keyfold_custody::{
     access::{self, Operation, Permit, Subject},
-    audit_log::Segments,
+    audit_log::{AuditLog, Segments},
     auditor::Auditor,
     config::Config,
     custody::Custody,
+    error::CustodyError,
     keys::{Copies, KeyringStore, LiveKeyring, Usage},
     store::{
         SystemStore,
@@ -76,6 +77,21 @@ impl Folder {
 
     fn copies(&self) -> Copies {
         Copies::in_folder(&self.0)
+    }
+
+    /// The keyring generation that the audit log's last checkpoint names.
+    fn checkpoint(&self) -> Result<u64, Failure> {
+        Ok(AuditLog::at(&self.audit()).generation().map_err(CustodyError::from)?)
+    }
+
+    /// The audit log, to be written.
+    fn auditor(&self, keyring: &Keyring, random: [u8; 48], clock: Arc<dyn Clock>) -> Result<Auditor, Failure> {
+        let seed = keyring
+            .audit_seed()
+            .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
+        let sink = Segments::open(&self.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(&clock))
+            .map_err(CustodyError::from)?;
+        Ok(Auditor::new(Arc::new(sink), clock))
     }
 }
 
@@ -144,7 +160,8 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     };
     let root: Arc<dyn RootKey> = Arc::new(root);
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
-    let keyrings = KeyringStore::new(Arc::clone(&store) as Arc<dyn SystemStore>, root, folder.copies(), Vec::new());
+    let keyrings = KeyringStore::new(Arc::clone(&store) as Arc<dyn SystemStore>, root, folder.copies(), Vec::new())
+        .not_below(folder.checkpoint()?);
     if invocation.config().is_none() {
         starter_config(&folder.config())?;
     }
@@ -241,7 +258,21 @@ pub(crate) struct Opened {
 impl Opened {
     /// A permit for one operation, or a refusal.
     pub(crate) fn permit<O: Operation>(&self) -> Result<Permit<O>, Failure> {
-        Ok(access::authorize(&self.subject).map_err(keyfold_custody::error::CustodyError::from)?)
+        Ok(access::authorize(&self.subject).map_err(CustodyError::from)?)
+    }
+
+    /// Notes that somebody was refused. The refusal stands whether or not it can be written down.
+    async fn refused(&self) {
+        let auditor = &self.custody.auditor;
+        let noted = async {
+            let event = auditor.event(&self.subject.actor(), Action::Refused)?;
+            let _ = auditor.intent(&event).await?;
+            let refusal = access::authorize::<access::op::Open>(&self.subject).map(drop).map_err(CustodyError::from);
+            auditor.outcome(&event, &refusal).await
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "a refusal could not be written to the audit log");
+        }
     }
 }
 
@@ -255,6 +286,9 @@ pub(crate) async fn with<T>(
     let opened = open(invocation, command).await?;
     let follower = tokio::spawn(Arc::clone(&opened.custody.keys).follow());
     let result = work(&opened).await;
+    if result.as_ref().is_err_and(Failure::is_forbidden) {
+        opened.refused().await;
+    }
     follower.abort();
     let closed = opened.custody.close().await;
     opened.store.close().await;
@@ -275,44 +309,47 @@ async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure>
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Existing).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
     let environment = keyfold_providers::raw_keys()?;
-    let keyrings = KeyringStore::new(Arc::clone(&system), root, folder.copies(), environment);
+    let keyrings =
+        KeyringStore::new(Arc::clone(&system), root, folder.copies(), environment).not_below(folder.checkpoint()?);
     // The first half is this process's id, on the list of processes and in the audit log alike.
     let random: [u8; 48] = rng::array(&SystemRandom)?;
     let mut id = [0; 16];
     id.copy_from_slice(&random[..16]);
     let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), command).await?;
-    let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
-    let keyring = keys.opening();
-    let seed = keyring
-        .audit_seed()
-        .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
-    let sink = Segments::open(&folder.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(&clock))
-        .map_err(keyfold_custody::error::CustodyError::from)?;
-    drop(keyring);
+    let auditor = folder.auditor(&keys.opening(), random, Arc::new(invocation.clock()))?;
     let custody = Custody {
         records: Arc::clone(&store) as Arc<dyn keyfold_custody::store::OwnRecords>,
         usage: Usage::new(Arc::clone(&system)),
         system,
         keys,
-        auditor: Auditor::new(Arc::new(sink), clock),
+        auditor,
         config,
     };
     Ok(Opened { custody, subject, store, folder })
 }
 
-/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens.
+/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens. What is refused
+/// leaves nothing behind, and nothing is written before its intent.
 pub(crate) async fn restore(invocation: &Invocation, backup: &[u8]) -> Result<Keyring, Failure> {
     let folder = Folder::of(invocation)?;
     make_folder(folder.path())?;
     let config = config(invocation, &folder)?;
-    access::authorize::<access::op::Manage>(&subject(folder.path())?)
-        .map_err(keyfold_custody::error::CustodyError::from)?;
+    let subject = subject(folder.path())?;
+    access::authorize::<access::op::Manage>(&subject).map_err(CustodyError::from)?;
     let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
+    document::open(&*root, backup, folder.copies().seen()?).await?;
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
-    let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());
-    let keyring = keyrings.restore(backup).await?;
+    let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new()).not_below(folder.checkpoint()?);
+    let keyring = keyrings.restorable(backup).await?;
+    let auditor = folder.auditor(&keyring, rng::array(&SystemRandom)?, Arc::new(invocation.clock()))?;
+    let mut event = auditor.event(&subject.actor(), Action::KeyRestore)?;
+    event.generation = Some(keyring.generation());
+    let restored = auditor.audited(event, async |_| keyrings.restore(backup).await).await;
+    let closed = auditor.sink().close(keyring.generation()).await;
     store.close().await;
+    let keyring = restored?;
+    closed.map_err(CustodyError::from)?;
     if invocation.config().is_none() {
         starter_config(&folder.config())?;
     }

@@ -11,7 +11,7 @@ use keyfold_core::{
     error::{Code, Hint},
     keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose, State},
 };
-use keyfold_custody::error::CustodyError;
+use keyfold_custody::{access::op, error::CustodyError};
 use keyfold_providers::{fernet_keys, master_keys};
 
 use crate::{
@@ -56,6 +56,10 @@ async fn in_folder<T>(
     work: impl AsyncFnOnce(&Keyring) -> Result<T, Failure>,
     note: impl FnOnce(&T, &mut Event),
 ) -> Result<T, Failure> {
+    match about.action {
+        Action::Seal => drop(opened.permit::<op::Seal>()?),
+        _ => drop(opened.permit::<op::Open>()?),
+    }
     let auditor = &opened.custody.auditor;
     let mut event = auditor.event(&opened.subject.actor(), about.action)?;
     event.format = Word::new(about.format.as_str()).ok();
@@ -82,7 +86,7 @@ async fn in_folder<T>(
     }
 }
 
-/// The keyring that seals: the environment's where it is set, unless a tombstone of the deployment forbids it.
+/// The keyring that seals: the environment's where it is set, unless the deployment retired or destroyed that key.
 fn sealing(stored: &Arc<Keyring>, entries: Vec<Entry>) -> Result<Arc<Keyring>, Failure> {
     let Some(primary) = entries.iter().find(|entry| entry.state() == State::Primary) else {
         return Ok(Arc::clone(stored));
@@ -94,6 +98,11 @@ fn sealing(stored: &Arc<Keyring>, entries: Vec<Entry>) -> Result<Arc<Keyring>, F
         return Err(
             failure.hint("unset the variable, or put a living key into it; the destroyed one seals nothing more")
         );
+    }
+    if stored.entry(primary.kid()).is_some_and(|entry| entry.state() == State::Retired) {
+        let error = keyfold_core::envelope::OpenError::KeyRetired { kid: primary.kid() };
+        let failure = Failure::from_error(&error, error.code(), None);
+        return Err(failure.hint("unset the variable, or put the new key into it; a retired one seals nothing more"));
     }
     Ok(Arc::new(Keyring::from_entries("environment", entries)?))
 }

@@ -277,12 +277,6 @@ async fn restore(file: &Path, invocation: &Invocation) -> Result<Exit, Failure> 
         .map_err(|error| Failure::unavailable(format!("{}: {}", file.display(), error.kind())).caused_by(&error))?;
     let before = Folder::of(invocation)?.is_deployment();
     let keyring = folder::restore(invocation, &backup).await?;
-    folder::with(invocation, "keys restore", async |opened| {
-        let mut event = opened.custody.auditor.event(&opened.subject.actor(), Action::KeyRestore)?;
-        event.generation = Some(keyring.generation());
-        Ok(opened.custody.auditor.audited(event, async |_| Ok(())).await?)
-    })
-    .await?;
     if invocation.json() {
         output::json(&json!({ "keyring": keyring.id(), "generation": keyring.generation() }))?;
     } else {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::{Continuation, Event, MAX_LINE, Report, SignedGenesis, Verifier, VerifierKey},
+    audit::{Continuation, Event, MAX_LINE, Report, SignedGenesis, SignedNote, Verifier, VerifierKey},
     clock::UnixTime,
     id::WriterId,
 };
@@ -17,7 +17,7 @@ use super::{
     segments::{
         folder::{Folder, Numbered},
         lines::{Line, Lines},
-        notes::each_note,
+        notes::{each_note, peek},
     },
 };
 
@@ -121,6 +121,16 @@ impl AuditLog {
             }
         }
         Ok(())
+    }
+
+    /// The keyring generation that the last checkpoint names, 0 where there is none. Its signature is not checked: whoever
+    /// could write a higher number here could take the whole folder away.
+    ///
+    /// # Errors
+    /// The checkpoints cannot be read.
+    pub fn generation(&self) -> Result<u64, AuditError> {
+        let note = peek(&self.folder)?.and_then(|note| SignedNote::parse(&note).ok());
+        Ok(note.map_or(0, |note| note.unverified().generation))
     }
 
     fn failed(&self, error: io::Error) -> AuditError {

@@ -40,13 +40,25 @@ pub struct KeyringStore {
     root: Arc<dyn RootKey>,
     copies: Copies,
     environment: Vec<Entry>,
+    checkpoint: u64,
 }
 
 impl KeyringStore {
     /// The document in `system`, wrapped by `root`, copied to a folder. `environment` holds raw keys to merge in.
     #[must_use]
     pub fn new(system: Arc<dyn SystemStore>, root: Arc<dyn RootKey>, copies: Copies, environment: Vec<Entry>) -> Self {
-        Self { system, root, copies, environment }
+        Self { system, root, copies, environment, checkpoint: 0 }
+    }
+
+    /// Refuses documents below this generation, which a checkpoint of the audit log names.
+    #[must_use]
+    pub fn not_below(self, checkpoint: u64) -> Self {
+        Self { checkpoint, ..self }
+    }
+
+    /// The highest generation that this node or a checkpoint has seen.
+    fn seen(&self) -> Result<u64, CustodyError> {
+        Ok(self.copies.seen()?.max(self.checkpoint))
     }
 
     /// Stores the first document of a deployment.
@@ -89,9 +101,8 @@ impl KeyringStore {
                 code: Some(Code::DocumentRefused),
             });
         };
-        let seen = self.copies.seen()?;
-        let keyring = document::open(&*self.root, &doc.value, seen).await?;
-        if keyring.generation() > seen || self.copies.document()?.is_none() {
+        let keyring = document::open(&*self.root, &doc.value, self.seen()?).await?;
+        if keyring.generation() > self.copies.seen()? || self.copies.document()?.is_none() {
             self.copies.take(&doc.value, keyring.generation())?;
         }
         let (keyring, buried) = keyring.with_environment(self.environment.clone());
@@ -137,33 +148,39 @@ impl KeyringStore {
         Ok(self.system.get(KEYRING_KEY).await?.map(|doc| doc.value).unwrap_or_default())
     }
 
-    /// Puts a backup in the place of the document. It must open under the root key, belong to the same keyring where there is
-    /// one, and not be older than what this folder has seen.
+    /// Opens a backup that may take the place of the document: it opens under the root key, belongs to the same keyring where
+    /// there is one, and is not older than what this folder or a checkpoint has seen.
     ///
     /// # Errors
     /// See [`DocumentError`].
-    pub async fn restore(&self, backup: &[u8]) -> Result<Keyring, CustodyError> {
-        let seen = self.copies.seen()?;
-        let keyring = document::open(&*self.root, backup, seen).await?;
-        let expect = match self.system.get(KEYRING_KEY).await? {
-            None => Expect::Absent,
-            Some(doc) => {
-                // What lies there may be damaged, which is why it is being replaced; then it has no say.
-                if let Ok(there) = document::open(&*self.root, &doc.value, 0).await {
-                    if there.id() != keyring.id() {
-                        return Err(CustodyError::invalid(
-                            format!("the backup is of keyring `{}`, the store holds `{}`", keyring.id(), there.id()),
-                            "restore into an empty data folder",
-                        ));
-                    }
-                    if there.generation() > keyring.generation() {
-                        let (found, seen) = (keyring.generation(), there.generation());
-                        return Err(DocumentError::Older { found, seen }.into());
-                    }
-                }
-                Expect::Version(doc.version)
+    pub async fn restorable(&self, backup: &[u8]) -> Result<Keyring, CustodyError> {
+        let keyring = document::open(&*self.root, backup, self.seen()?).await?;
+        let stored = self.system.get(KEYRING_KEY).await?.map(|doc| doc.value);
+        // What lies there may be damaged, which is why it is being replaced; then it has no say.
+        for there in [stored, self.copies.document()?].into_iter().flatten() {
+            let Ok(there) = document::open(&*self.root, &there, 0).await else { continue };
+            if there.id() != keyring.id() {
+                return Err(CustodyError::Invalid {
+                    what: format!("the backup is of keyring `{}`, this folder holds `{}`", keyring.id(), there.id()),
+                    hint: "restore into an empty data folder".into(),
+                    code: Some(Code::DocumentRefused),
+                });
             }
-        };
+            if there.generation() > keyring.generation() {
+                let (found, seen) = (keyring.generation(), there.generation());
+                return Err(DocumentError::Older { found, seen }.into());
+            }
+        }
+        Ok(keyring)
+    }
+
+    /// Puts a backup in the place of the document.
+    ///
+    /// # Errors
+    /// As [`KeyringStore::restorable`].
+    pub async fn restore(&self, backup: &[u8]) -> Result<Keyring, CustodyError> {
+        let expect = self.system.get(KEYRING_KEY).await?.map_or(Expect::Absent, |doc| Expect::Version(doc.version));
+        let keyring = self.restorable(backup).await?;
         match self.system.put(KEYRING_KEY, backup, expect, None).await? {
             Put::Conflict => Err(CustodyError::Conflict { what: "the keyring changed while it was restored".into() }),
             Put::Stored { .. } => {

@@ -81,7 +81,7 @@ fn take_lock(path: PathBuf) -> Result<File, AuditError> {
 }
 
 /// Without the lock, for a writer that wants to know after whom it comes; `None` where there is no note.
-pub(super) fn peek(folder: &Folder) -> Result<Option<String>, AuditError> {
+pub(in crate::audit_log) fn peek(folder: &Folder) -> Result<Option<String>, AuditError> {
     let failed = |e| AuditError::io("read", folder.notes(), e);
     match File::open(folder.notes()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
