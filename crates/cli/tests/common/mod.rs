@@ -10,6 +10,7 @@
 
 pub(crate) mod folder;
 pub(crate) mod needles;
+pub(crate) mod signed;
 pub(crate) mod watch;
 
 use std::{
