@@ -168,6 +168,11 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// As [`printable`], for what must stay on one line: a name with a line break in it cannot look like two.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Which exit code a stable code ends in.
 const fn exit_of(code: Code) -> Exit {
     match code {
