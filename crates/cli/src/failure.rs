@@ -36,6 +36,9 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+/// The code of an actor without the right.
+const FORBIDDEN: &str = "forbidden";
+
 /// Why a command ended early. Its texts never hold a secret, so it may be printed anywhere.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -115,6 +118,11 @@ impl Failure {
         Code::ALL.into_iter().find(|code| code.as_str() == self.code)
     }
 
+    /// Whether the actor has not the right.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.code == FORBIDDEN
+    }
+
     /// The code to end the process with.
     pub(crate) const fn exit(&self) -> Exit {
         self.exit
@@ -158,6 +166,11 @@ pub(crate) struct Rendering {
 /// Replaces control characters, so that a path or a name cannot write to the terminal more than it looks like.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// As [`printable`], for what must stay on one line: a name with a line break in it cannot look like two.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Which exit code a stable code ends in.
@@ -207,7 +220,7 @@ impl From<CustodyError> for Failure {
             other => other.code().map_or(Exit::Usage, exit_of),
         };
         let code = match &error {
-            CustodyError::Refused(_) => "forbidden",
+            CustodyError::Refused(_) => FORBIDDEN,
             CustodyError::Waiting { .. } => "waiting",
             CustodyError::NotFound { .. } => "not_found",
             CustodyError::Conflict { .. } => "conflict",

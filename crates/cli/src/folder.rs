@@ -255,6 +255,20 @@ impl Opened {
     pub(crate) fn permit<O: Operation>(&self) -> Result<Permit<O>, Failure> {
         Ok(access::authorize(&self.subject).map_err(CustodyError::from)?)
     }
+
+    /// Notes that somebody was refused. The refusal stands whether or not it can be written down.
+    async fn refused(&self) {
+        let auditor = &self.custody.auditor;
+        let noted = async {
+            let event = auditor.event(&self.subject.actor(), Action::Refused)?;
+            let _ = auditor.intent(&event).await?;
+            let refusal = access::authorize::<access::op::Open>(&self.subject).map(drop).map_err(CustodyError::from);
+            auditor.outcome(&event, &refusal).await
+        };
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "a refusal could not be written to the audit log");
+        }
+    }
 }
 
 /// Opens the folder, runs `work` while the keyring is followed, and closes whatever happened: the last checkpoint is signed and
@@ -267,6 +281,9 @@ pub(crate) async fn with<T>(
     let opened = open(invocation, command).await?;
     let follower = tokio::spawn(Arc::clone(&opened.custody.keys).follow());
     let result = work(&opened).await;
+    if result.as_ref().is_err_and(Failure::is_forbidden) {
+        opened.refused().await;
+    }
     follower.abort();
     let closed = opened.custody.close().await;
     opened.store.close().await;

@@ -98,7 +98,8 @@ fn sealing(stored: &Arc<Keyring>, entries: Vec<Entry>) -> Result<Arc<Keyring>, F
         );
     }
     if stored.entry(primary.kid()).is_some_and(|entry| entry.state() == State::Retired) {
-        return Err(OpenError::KeyRetired { kid: primary.kid() }.into());
+        let failure = Failure::from(OpenError::KeyRetired { kid: primary.kid() });
+        return Err(failure.hint("unset the variable, or put the new key into it; a retired one seals nothing more"));
     }
     Ok(Arc::new(Keyring::from_entries("environment", entries)?))
 }

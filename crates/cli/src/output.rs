@@ -44,7 +44,7 @@ fn columns(headings: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
     for row in std::iter::once(&head).chain(rows) {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        out += crate::failure::printable(&cells.join("  ")).trim_end();
+        out += crate::failure::one_line(&cells.join("  ")).trim_end();
         out.push('\n');
     }
     out

@@ -1,6 +1,7 @@
 //! The audit log, judged by `audit verify`: every verdict from a copy of a real folder that somebody tampered with.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside the functions that clippy knows as such")]
+#![allow(clippy::print_stderr, reason = "what was not run is said by name")]
 
 mod common;
 
@@ -293,4 +294,43 @@ fn a_tail_names_actor_action_and_place_and_an_export_gives_the_stored_lines() {
         let outcomes = data.events().into_iter().filter(|event| event["id"] == intent["id"]).count();
         assert_eq!(outcomes, 2, "an intent without its outcome: {intent}");
     }
+}
+
+#[test]
+fn whoever_is_not_the_owner_is_refused_everything_and_the_log_says_so() {
+    let data = with_history();
+    let sealed = data.call("seal --format kf1").stdin("x").run().text();
+    let root = fs::read_to_string(data.file("root.key")).unwrap();
+    let exposed = std::process::Command::new("chmod").args(["-R", "a+rwX"]).arg(data.path()).status().unwrap();
+    fs::set_permissions(data.file("root.key"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let stranger = ["--reuid=54321", "--regid=54321", "--clear-groups"];
+    let mut able = std::process::Command::new("setpriv");
+    able.args(stranger).arg(env!("CARGO_BIN_EXE_keyfold")).arg("--version");
+    if !exposed.success() || !able.output().is_ok_and(|output| output.status.success()) {
+        eprintln!("not run: acting as another user needs root");
+        return;
+    }
+    for arguments in [
+        "open",
+        "seal --format kf1",
+        "records get instances r1 --reveal",
+        "records get instances r1",
+        "records list",
+        "records put instances new",
+        "rotate",
+        "keys create",
+        "keys backup",
+        "audit tail",
+        "config apply",
+    ] {
+        // Somebody got hold of the root key and of write access to the files, and still has no right here.
+        let call = data.call(arguments).env("KEYFOLD_ROOT_KEY", "env:STOLEN").env("STOLEN", &root);
+        let stdin = if arguments == "open" { sealed.as_str() } else { "{}" };
+        let ended = call.stdin(stdin).through("setpriv", &stranger).run().fails(3, &["local:54321 may not"]);
+        assert!(ended.stderr.contains("user id 0"), "{}", ended.stderr);
+    }
+    let events = data.events();
+    let refused: Vec<_> = events.iter().filter(|event| event["result"] == "forbidden").collect();
+    assert_eq!(refused.len(), 11, "{events:?}");
+    assert!(refused.iter().all(|event| event["action"] == "refused" && event["actor"] == "local:54321"), "{refused:?}");
 }

@@ -73,6 +73,7 @@ impl Auditor {
     pub async fn outcome<T>(&self, event: &Event, result: &Result<T, CustodyError>) -> Result<(), CustodyError> {
         let word = match result {
             Ok(_) => Word::done(),
+            Err(CustodyError::Refused(_)) => word("forbidden"),
             Err(error) => error.code().map_or_else(|| word("failed"), Word::from),
         };
         let outcome = event.outcome(self.clock.now(), word);

@@ -9,7 +9,7 @@ use keyfold_custody::{
 use serde_json::json;
 
 use crate::{
-    failure::{Exit, Failure, printable},
+    failure::{Exit, Failure, one_line},
     folder::{self, Folder, Opened},
     invocation::Invocation,
     output,
@@ -110,7 +110,7 @@ fn tail(opened: &Opened, lines: usize, invocation: &Invocation) -> Result<Exit, 
         if invocation.json() {
             output::line(&entry.line)?;
         } else {
-            output::line(&printable(&described(entry)))?;
+            output::line(&one_line(&described(entry)))?;
         }
     }
     Ok(Exit::Done)

@@ -8,7 +8,7 @@ use keyfold_custody::{
 };
 
 use crate::{
-    failure::{Exit, Failure, printable},
+    failure::{Exit, Failure, one_line},
     folder::{self, Opened},
     invocation::Invocation,
     output,
@@ -35,9 +35,9 @@ pub(crate) async fn run(_: Args, invocation: &Invocation) -> Result<Exit, Failur
                     Weight::Warning => "warning",
                     Weight::Note => "note",
                 };
-                output::line(&printable(&format!("{weight}: {message}")))?;
+                output::line(&one_line(&format!("{weight}: {message}")))?;
                 if let Some(hint) = hint {
-                    output::line(&format!("  hint: {hint}"))?;
+                    output::line(&one_line(&format!("  hint: {hint}")))?;
                 }
             }
             output::line(&format!("{} records looked at, {} findings", diagnosis.records, diagnosis.findings.len()))?;

@@ -123,7 +123,7 @@ fn say(summary: &Summary, invocation: &Invocation) -> Result<(), Failure> {
         output::line(&format!("  left as they are: {}", summary.quarantined_values))?;
         for left in &summary.quarantined {
             let place = format!("{}/{}#{}", left.collection, left.record, left.field);
-            output::line(&crate::failure::printable(&format!("    {place}: {} ({})", left.reason, left.code)))?;
+            output::line(&crate::failure::one_line(&format!("    {place}: {} ({})", left.reason, left.code)))?;
             if let Some(hint) = &left.hint {
                 output::line(&format!("      hint: {hint}"))?;
             }

@@ -11,6 +11,7 @@
 pub(crate) mod deployment;
 pub(crate) mod folder;
 pub(crate) mod needles;
+pub(crate) mod signed;
 pub(crate) mod watch;
 
 use std::{

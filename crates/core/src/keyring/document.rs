@@ -152,10 +152,14 @@ fn split(document: &[u8]) -> Result<(&[u8], Proof), DocumentError> {
         return Err(DocumentError::Malformed("over 4 MiB"));
     }
     let newline = memchr::memchr(b'\n', document).ok_or(DocumentError::Malformed("not two lines"))?;
-    let (body, proof) = document.split_at(newline);
-    let proof = proof[1..].strip_suffix(b"\n").unwrap_or(&proof[1..]);
-    let proof =
-        serde_json::from_slice(proof).map_err(|_| DocumentError::Malformed("the second line is not its proof"))?;
+    let (body, line) = document.split_at(newline);
+    let malformed = || DocumentError::Malformed("the second line is not its proof");
+    let proof: Proof = serde_json::from_slice(&line[1..]).map_err(|_| malformed())?;
+    // The MAC covers the first line. The second is taken in its one spelling, so that no byte of either can change.
+    let written = serde_json::to_vec(&proof).map_err(|_| malformed())?;
+    if line[1..].strip_suffix(b"\n") != Some(&written[..]) || proof.mac.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err(malformed());
+    }
     Ok((body, proof))
 }
 
@@ -193,9 +197,12 @@ fn proof_of(key: &Key32, body: &[u8]) -> [u8; 32] {
 }
 
 async fn unwrap(root: &dyn RootKey, wrapped: &str, aad: &[u8]) -> Result<Key32, DocumentError> {
-    let wrapped = lenient::decode_standard(wrapped.as_bytes())
-        .map_err(|_| DocumentError::Malformed("a wrapped key is not base64"))?;
-    Ok(root.unwrap(&wrapped, aad).await?)
+    let malformed = || DocumentError::Malformed("a wrapped key is not base64");
+    let bytes = lenient::decode_standard(wrapped.as_bytes()).map_err(|_| malformed())?;
+    if base64_simd::STANDARD.encode_to_string(&bytes) != wrapped {
+        return Err(malformed());
+    }
+    Ok(root.unwrap(&bytes, aad).await?)
 }
 
 /// Opens a document. `seen` is the highest generation this node knows of; anything below is refused.

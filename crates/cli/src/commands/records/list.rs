@@ -4,7 +4,7 @@ use keyfold_custody::access::{Permit, op::List};
 use serde_json::json;
 
 use crate::{
-    failure::{Exit, Failure, printable},
+    failure::{Exit, Failure, one_line},
     folder,
     invocation::Invocation,
     output,
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
                 if invocation.json() {
                     output::json(&json!({ "key": key }))?;
                 } else {
-                    output::line(&printable(key.as_str()))?;
+                    output::line(&one_line(key.as_str()))?;
                 }
             }
             let Some(next) = page.next else { return Ok(Exit::Done) };
