@@ -173,15 +173,16 @@ impl Custody {
     /// # Errors
     /// No such process; one that still reports, and would seal on under a key that is then retired.
     pub async fn forget_process(&self, permit: &Permit<Manage>, id: WriterId) -> Result<(), CustodyError> {
-        let now = self.system.now().await?;
+        let (now, here) = (self.system.now().await?, Place::here());
         if let Some(report) = self.keys.processes().get(id).await?
             && now.0.saturating_sub(report.reported.0) <= LEASE.as_secs()
-            && !report.place.ended(&Place::here())
+            && !report.place.ended(&here)
+            && !report.place.stopped(&here)
         {
             return Err(CustodyError::Waiting {
                 what: format!("process {} still reports", Processes::name(std::slice::from_ref(&report))),
                 hint: format!(
-                    "let it finish or stop it; one that is silent for {} s can be forgotten",
+                    "let it finish or stop it; one that stands still, or is silent for {} s, can be forgotten",
                     LEASE.as_secs()
                 ),
             });

@@ -68,6 +68,20 @@ impl Place {
         let comparable = self.boot == here.boot && self.boot.trim() != "" && self.started != 0;
         comparable && start_of(self.pid).map_or_else(sees_all, |started| started != self.started)
     }
+
+    /// Whether the process is known to stand still: on this machine, stopped by a signal or a debugger.
+    #[must_use]
+    pub fn stopped(&self, here: &Self) -> bool {
+        self.boot == here.boot
+            && start_of(self.pid) == Some(self.started)
+            && matches!(state_of(self.pid), Some('T' | 't'))
+    }
+}
+
+/// Field 3 of `/proc/PID/stat`.
+fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat[stat.rfind(')')? + 1..].trim_start().chars().next()
 }
 
 /// Whether a process that does not show is not there: `/proc` can be mounted so that others' processes are hidden, and then
