@@ -324,8 +324,18 @@ impl Custody {
         pointer: Option<&str>,
     ) -> Result<Vec<OpenedField>, CustodyError> {
         let record = self.stored(collection, key).await?;
-        let doc = doc_of(collection, &record)?;
-        let mut found = secrets(collection, key, doc)?;
+        self.open_record(permit, collection, &record, pointer).await
+    }
+
+    async fn open_record(
+        &self,
+        permit: &Permit<Open>,
+        collection: &Collection,
+        record: &StoredRecord,
+        pointer: Option<&str>,
+    ) -> Result<Vec<OpenedField>, CustodyError> {
+        let key = &record.key;
+        let mut found = secrets(collection, key, doc_of(collection, record)?)?;
         if let Some(pointer) = pointer {
             found.retain(|found| found.exact == pointer);
             if found.is_empty() {
@@ -403,7 +413,8 @@ impl Custody {
     ) -> Result<Zeroizing<String>, CustodyError> {
         let record = self.stored(collection, key).await?;
         let doc = doc_of(collection, &record)?;
-        let fields = self.open(permit, collection, key, None).await?;
+        // The very record that was read: a writer in between must not mix two of its revisions.
+        let fields = self.open_record(permit, collection, &record, None).await?;
         let again = secrets(collection, key, doc)?;
         revealed(collection, key, doc, again, &fields)
     }
