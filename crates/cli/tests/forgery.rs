@@ -117,7 +117,7 @@ fn p17_a_retired_key_and_an_old_copy_forge_nothing_that_todays_key_accepts() {
             Parts { kid: new_kid_bytes, ..evil.wrapped(&old_key, &dek, &cd) },
             "admin_password",
         ),
-        ("the old envelope itself", old.clone(), "retired"),
+        ("the old envelope itself", old, "retired"),
     ] {
         data.plant("instances", "r1", &format!("{{\"admin_password\":\"{}\"}}", forged.text()));
         data.call("records get instances r1 --reveal").run().fails(4, &[says]);
