@@ -9,19 +9,19 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::Action,
+    audit::{Action, Deployment, SigningKey, VerifierKey},
     clock::Clock,
     envelope::Format,
     error::Code,
     id::{WriterId, to_hex},
-    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, document},
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, document::DocumentError},
     rng::{self, SystemRandom},
     root::RootKey,
     secret::Key32,
 };
 use keyfold_custody::{
-    access::{self, Operation, Permit, Subject},
-    audit_log::{AuditLog, Segments},
+    access::{self, Operation, Permit, Subject, op::Manage},
+    audit_log::{AuditLog, AuditSink, LastCheckpoint, Segments},
     auditor::Auditor,
     config::Config,
     custody::Custody,
@@ -70,28 +70,24 @@ impl Folder {
         self.0.join("keyfold.toml")
     }
 
-    /// Whether there is a deployment, or what is left of one.
-    pub(crate) fn is_deployment(&self) -> bool {
-        self.database().exists() || Copies::in_folder(&self.0).document_path().exists()
+    /// Whether there is a deployment, or what is left of one. A folder that cannot be looked at is not one without: its
+    /// tombstones and its audit log hold also where this process may not read them.
+    pub(crate) fn is_deployment(&self) -> Result<bool, Failure> {
+        for path in [self.database(), self.copies().document_path()] {
+            let there = path.try_exists().map_err(|error| {
+                Failure::unavailable(format!("{}: the data folder cannot be looked at", self.0.display()))
+                    .hint("run it as the folder's owner, or name another with --data-dir DIR")
+                    .caused_by(&error)
+            })?;
+            if there {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn copies(&self) -> Copies {
         Copies::in_folder(&self.0)
-    }
-
-    /// The keyring generation that the audit log's last checkpoint names.
-    fn checkpoint(&self) -> Result<u64, Failure> {
-        Ok(AuditLog::at(&self.audit()).generation().map_err(CustodyError::from)?)
-    }
-
-    /// The audit log, to be written.
-    fn auditor(&self, keyring: &Keyring, random: [u8; 48], clock: Arc<dyn Clock>) -> Result<Auditor, Failure> {
-        let seed = keyring
-            .audit_seed()
-            .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
-        let sink = Segments::open(&self.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(&clock))
-            .map_err(CustodyError::from)?;
-        Ok(Auditor::new(Arc::new(sink), clock))
     }
 }
 
@@ -147,7 +143,7 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     let uri = root_uri(&folder, &config)?;
     let root = match &uri {
         KeyUri::File(path) if !path.exists() => {
-            if folder.is_deployment() {
+            if folder.is_deployment()? {
                 return Err(Failure::coded(
                     Code::KeyInvalid,
                     format!("{}: the root key of this deployment is missing", path.display()),
@@ -160,8 +156,7 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     };
     let root: Arc<dyn RootKey> = Arc::new(root);
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
-    let keyrings = KeyringStore::new(Arc::clone(&store) as Arc<dyn SystemStore>, root, folder.copies(), Vec::new())
-        .not_below(folder.checkpoint()?);
+    let keyrings = KeyringStore::new(Arc::clone(&store) as Arc<dyn SystemStore>, root, folder.copies(), Vec::new());
     if invocation.config().is_none() {
         starter_config(&folder.config())?;
     }
@@ -299,7 +294,7 @@ pub(crate) async fn with<T>(
 
 async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure> {
     let folder = Folder::of(invocation)?;
-    if !folder.is_deployment() {
+    if !folder.is_deployment()? {
         return Err(Failure::unavailable(format!("no data folder at {}", folder.path().display()))
             .hint("make one with `keyfold init`, or name another with --data-dir DIR"));
     }
@@ -309,44 +304,52 @@ async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure>
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Existing).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
     let environment = keyfold_providers::raw_keys()?;
-    let keyrings =
-        KeyringStore::new(Arc::clone(&system), root, folder.copies(), environment).not_below(folder.checkpoint()?);
+    let keyrings = KeyringStore::new(Arc::clone(&system), root, folder.copies(), environment);
     // The first half is this process's id, on the list of processes and in the audit log alike.
     let random: [u8; 48] = rng::array(&SystemRandom)?;
     let mut id = [0; 16];
     id.copy_from_slice(&random[..16]);
+    let checkpoint = checkpoint(&folder);
     let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), command).await?;
-    let auditor = folder.auditor(&keys.opening(), random, Arc::new(invocation.clock()))?;
+    not_before(checkpoint.as_ref(), &keys.opening())?;
+    let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
+    let sink = sink(&folder, &keys.opening(), random, &clock)?;
     let custody = Custody {
         records: Arc::clone(&store) as Arc<dyn keyfold_custody::store::OwnRecords>,
         usage: Usage::new(Arc::clone(&system)),
         system,
         keys,
-        auditor,
+        auditor: Auditor::new(Arc::new(sink), clock),
         config,
     };
     Ok(Opened { custody, subject, store, folder })
 }
 
-/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens. What is refused
-/// leaves nothing behind, and nothing is written before its intent.
-pub(crate) async fn restore(invocation: &Invocation, backup: &[u8]) -> Result<Keyring, Failure> {
+/// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens. What signs the
+/// intent is therefore the audit key of the backup itself, once it has proved to be this deployment's.
+pub(crate) async fn restore(invocation: &Invocation, backup: Vec<u8>) -> Result<Keyring, Failure> {
     let folder = Folder::of(invocation)?;
     make_folder(folder.path())?;
     let config = config(invocation, &folder)?;
-    let subject = subject(folder.path())?;
-    access::authorize::<access::op::Manage>(&subject).map_err(CustodyError::from)?;
+    let permit: Permit<Manage> = access::authorize(&subject(folder.path())?).map_err(CustodyError::from)?;
     let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
-    document::open(&*root, backup, folder.copies().seen()?).await?;
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
-    let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new()).not_below(folder.checkpoint()?);
-    let keyring = keyrings.restorable(backup).await?;
-    let auditor = folder.auditor(&keyring, rng::array(&SystemRandom)?, Arc::new(invocation.clock()))?;
-    let mut event = auditor.event(&subject.actor(), Action::KeyRestore)?;
-    event.generation = Some(keyring.generation());
+    let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());
+    let checkpoint = checkpoint(&folder);
+    let backup = keyrings.examine(backup).await?;
+    not_before(checkpoint.as_ref(), backup.keyring()).map_err(|failure| {
+        let audit = folder.audit();
+        failure.hint(format!("restore a newer backup; if there is none, move {} away first", audit.display()))
+    })?;
+    let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
+    let sink = Arc::new(sink(&folder, backup.keyring(), rng::array(&SystemRandom)?, &clock)?);
+    let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, clock);
+    let mut event = auditor.event(permit.actor(), Action::KeyRestore)?;
+    let generation = backup.keyring().generation();
+    event.generation = Some(generation);
     let restored = auditor.audited(event, async |_| keyrings.restore(backup).await).await;
-    let closed = auditor.sink().close(keyring.generation()).await;
+    let closed = sink.close(generation).await;
     store.close().await;
     let keyring = restored?;
     closed.map_err(CustodyError::from)?;
@@ -356,12 +359,48 @@ pub(crate) async fn restore(invocation: &Invocation, backup: &[u8]) -> Result<Ke
     Ok(keyring)
 }
 
-/// Who runs this, and who owns the folder.
+/// The last checkpoint of the audit log, read before the keyring: one that another process signs after it changed a key must
+/// not make the keyring that was read before look old. A log that cannot be read is left to who needs it: nothing is opened,
+/// sealed or changed without.
+fn checkpoint(folder: &Folder) -> Option<LastCheckpoint> {
+    AuditLog::at(&folder.audit()).last_checkpoint().unwrap_or_default()
+}
+
+/// Refuses a keyring older than one that a checkpoint knew, also where what the folder had seen went with the newer one.
+fn not_before(checkpoint: Option<&LastCheckpoint>, keyring: &Keyring) -> Result<(), Failure> {
+    let Some(checkpoint) = checkpoint else { return Ok(()) };
+    let key = verifier_key(keyring)?;
+    match checkpoint.generation(&key) {
+        Some(seen) if seen > keyring.generation() => {
+            Err(DocumentError::Older { found: keyring.generation(), seen }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The public half of the deployment's audit key, from the authenticated keyring document.
+pub(crate) fn verifier_key(keyring: &Keyring) -> Result<VerifierKey, Failure> {
+    let broken = |what: &str| Failure::coded(Code::DocumentRefused, what.to_owned());
+    let seed = keyring.audit_seed().ok_or_else(|| broken("the keyring document has no audit key"))?;
+    let signing = SigningKey::from_seed(seed.expose()).map_err(|error| broken(&error.to_string()))?;
+    let deployment = Deployment::new(keyring.deployment()).map_err(|error| broken(&error.to_string()))?;
+    Ok(VerifierKey::of(&deployment, signing.public()))
+}
+
+/// The audit log's writer of this process.
+fn sink(folder: &Folder, keyring: &Keyring, random: [u8; 48], clock: &Arc<dyn Clock>) -> Result<Segments, Failure> {
+    let seed = keyring
+        .audit_seed()
+        .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
+    let sink = Segments::open(&folder.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(clock));
+    Ok(sink.map_err(CustodyError::from)?)
+}
+
+/// Who runs this, and who owns the folder. The system is asked and not `/proc`, where a process whose program its user may
+/// not read belongs to root.
 fn subject(folder: &Path) -> Result<Subject, Failure> {
-    let owner = |path: &Path| {
-        fs::metadata(path)
-            .map(|metadata| metadata.uid())
-            .map_err(|error| Failure::unavailable(format!("{}: cannot be read", path.display())).caused_by(&error))
-    };
-    Ok(Subject::Local { uid: owner(Path::new("/proc/self"))?, owner: owner(folder)? })
+    let owner = fs::metadata(folder)
+        .map_err(|error| Failure::unavailable(format!("{}: cannot be read", folder.display())).caused_by(&error))?
+        .uid();
+    Ok(Subject::Local { uid: rustix::process::geteuid().as_raw(), owner })
 }

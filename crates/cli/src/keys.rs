@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use keyfold_core::{
     audit::{Action, Event, Word},
-    envelope::Format,
+    envelope::{Format, OpenError},
     error::{Code, Hint},
     keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose, State},
 };
-use keyfold_custody::{access::op, error::CustodyError};
+use keyfold_custody::error::CustodyError;
 use keyfold_providers::{fernet_keys, master_keys};
 
 use crate::{
@@ -39,7 +39,9 @@ pub(crate) async fn with<T>(
         Purpose::Master => master_keys()?,
         Purpose::Fernet => fernet_keys()?,
     };
-    if !Folder::of(invocation).is_ok_and(|folder| folder.is_deployment()) {
+    // Without HOME there is no folder at all; one that cannot be looked at is an error, lest its tombstones be passed over.
+    let deployed = Folder::of(invocation).map_or(Ok(false), |folder| folder.is_deployment())?;
+    if !deployed {
         if entries.is_empty() {
             return Err(no_key(purpose, invocation));
         }
@@ -56,10 +58,6 @@ async fn in_folder<T>(
     work: impl AsyncFnOnce(&Keyring) -> Result<T, Failure>,
     note: impl FnOnce(&T, &mut Event),
 ) -> Result<T, Failure> {
-    match about.action {
-        Action::Seal => drop(opened.permit::<op::Seal>()?),
-        _ => drop(opened.permit::<op::Open>()?),
-    }
     let auditor = &opened.custody.auditor;
     let mut event = auditor.event(&opened.subject.actor(), about.action)?;
     event.format = Word::new(about.format.as_str()).ok();
@@ -86,22 +84,21 @@ async fn in_folder<T>(
     }
 }
 
-/// The keyring that seals: the environment's where it is set, unless the deployment retired or destroyed that key.
+/// The keyring that seals: the environment's where it is set, unless the deployment has taken that key out of use.
 fn sealing(stored: &Arc<Keyring>, entries: Vec<Entry>) -> Result<Arc<Keyring>, Failure> {
     let Some(primary) = entries.iter().find(|entry| entry.state() == State::Primary) else {
         return Ok(Arc::clone(stored));
     };
     if let Some(tombstone) = stored.tombstone(primary.kid()) {
         let kid = primary.kid();
-        let error = keyfold_core::envelope::OpenError::KeyDestroyed { kid, at: tombstone.destroyed };
+        let error = OpenError::KeyDestroyed { kid, at: tombstone.destroyed };
         let failure = Failure::from_error(&error, error.code(), None);
         return Err(
             failure.hint("unset the variable, or put a living key into it; the destroyed one seals nothing more")
         );
     }
     if stored.entry(primary.kid()).is_some_and(|entry| entry.state() == State::Retired) {
-        let error = keyfold_core::envelope::OpenError::KeyRetired { kid: primary.kid() };
-        let failure = Failure::from_error(&error, error.code(), None);
+        let failure = Failure::from(OpenError::KeyRetired { kid: primary.kid() });
         return Err(failure.hint("unset the variable, or put the new key into it; a retired one seals nothing more"));
     }
     Ok(Arc::new(Keyring::from_entries("environment", entries)?))
@@ -118,4 +115,37 @@ fn no_key(purpose: Purpose, invocation: &Invocation) -> Failure {
         "{}; or make a data folder: keyfold init",
         missing.hint().unwrap_or_else(|| format!("export {variable}=\"$(keyfold keygen{option})\""))
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfold_core::{
+        clock::UnixTime,
+        keyring::{KeyMaterial, Origin},
+        secret::Key32,
+    };
+
+    use super::*;
+
+    fn entry(byte: u8, state: State, origin: Origin) -> Entry {
+        let material = KeyMaterial::new(Purpose::Master, Key32::new([byte; 32])).unwrap();
+        Entry::new(material, state, vec![Format::Kf1, Format::V1], UnixTime(0), origin)
+    }
+
+    #[test]
+    fn a_key_that_the_deployment_took_out_of_use_does_not_seal_from_the_environment() {
+        let environment = || vec![entry(1, State::Primary, Origin::Environment("X".into()))];
+        let kid = environment()[0].kid();
+        let staged = Keyring::first("kr", "d", Key32::new([9; 32]))
+            .staged(entry(1, State::Staged, Origin::Document))
+            .and_then(|keyring| keyring.staged(entry(2, State::Staged, Origin::Document)));
+        let staged = staged.unwrap();
+        let retired = staged.retired(kid, UnixTime(1)).unwrap();
+        let destroyed = retired.destroyed(kid, UnixTime(2)).unwrap();
+        assert_eq!(sealing(&Arc::new(staged), environment()).unwrap().id(), "environment");
+        for (keyring, code) in [(retired, Code::KeyRetired), (destroyed, Code::KeyDestroyed)] {
+            let refused = sealing(&Arc::new(keyring), environment()).unwrap_err();
+            assert_eq!(refused.core_code(), Some(code));
+        }
+    }
 }

@@ -38,8 +38,8 @@ fn p08_without_a_key_nothing_is_sealed_and_the_message_says_how_to_make_one() {
         assert_eq!(
             failed.stderr,
             format!(
-                "error: {variable} environment variable not set, and no data folder at {}\n  hint: make a key: export \
-                 {variable}=\"$(keyfold keygen{option})\"; or a data folder: keyfold init\n",
+                "error: {variable} environment variable not set, and no data folder at {}\n  hint: make one: export \
+                 {variable}=\"$(keyfold keygen{option})\"; or make a data folder: keyfold init\n",
                 folder.display()
             )
         );

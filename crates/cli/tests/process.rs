@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::{io::Write, time::Duration};
+use std::io::Write;
 
-use common::{keyed, keyfold};
+use common::{keyed, keyfold, wait_until_it_listens_to_ctrl_c};
 
 #[test]
 fn no_argument_is_repeated_that_may_be_a_secret() {
@@ -131,18 +131,6 @@ fn a_full_disk_is_an_error_and_not_an_empty_file() {
         .status()
         .unwrap();
     assert_eq!(status.code(), Some(5));
-}
-
-fn wait_until_it_listens_to_ctrl_c(process: u32) {
-    for _ in 0..500 {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        if caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10 != 0) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("five seconds, and the program does not listen to Ctrl-C");
 }
 
 #[test]

@@ -5,7 +5,6 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use crate::{
     context::ContextDigest,
     keyring::MasterKey,
-    mac,
     secret::{Key32, Secret, wipe},
 };
 
@@ -29,58 +28,40 @@ impl Dek {
     /// process or a cloned machine repeats nothing that matters.
     #[must_use]
     pub fn hedged(key: &MasterKey, random32: &[u8; 32], context: &ContextDigest, secret: &[u8]) -> Self {
-        Self::new(mac::hmac(key.hedge(), &[random32, context.as_bytes(), secret]))
+        Self::new(key.hedge().sign(&[random32, context.as_bytes(), secret]))
     }
 }
 
 const ZERO_IV: [u8; NONCE_LEN] = [0; NONCE_LEN];
-/// The longest associated data of an envelope: header, commitment, kid and context digest.
-const AAD_MAX: usize = 4 + 32 + 8 + 32;
 
 fn cipher(key: &Dek) -> Result<LessSafeKey, ()> {
     UnboundKey::new(&AES_256_GCM, key.expose()).map(LessSafeKey::new).map_err(|_| ())
 }
 
-fn with_aad<T>(parts: &[&[u8]], f: impl FnOnce(&[u8]) -> T) -> T {
-    let mut aad = [0; AAD_MAX];
-    let mut at = 0;
-    for part in parts {
-        aad[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-    f(&aad[..at])
-}
-
 /// Encrypts in place under a key that sees no other message; gives the tag.
-pub(crate) fn encrypt_once(key: &Dek, aad: &[&[u8]], in_out: &mut [u8]) -> Result<[u8; 16], ()> {
-    let cipher = cipher(key)?;
-    let tag = with_aad(aad, |aad| {
-        cipher.seal_in_place_separate_tag(Nonce::assume_unique_for_key(ZERO_IV), Aad::from(aad), in_out)
-    });
-    tag.map_err(|_| ())?.as_ref().try_into().map_err(|_| ())
+pub(crate) fn encrypt_once(key: &Dek, aad: &[u8], in_out: &mut [u8]) -> Result<[u8; 16], ()> {
+    let nonce = Nonce::assume_unique_for_key(ZERO_IV);
+    let tag = cipher(key)?.seal_in_place_separate_tag(nonce, Aad::from(aad), in_out).map_err(|_| ())?;
+    tag.as_ref().try_into().map_err(|_| ())
 }
 
-/// Decrypts ciphertext and tag into `secret`.
-pub(crate) fn decrypt_once(key: &Dek, aad: &[&[u8]], sealed: &[u8], secret: &mut Secret) -> Result<(), ()> {
+/// Decrypts ciphertext and tag.
+pub(crate) fn decrypt_once(key: &Dek, aad: &[u8], sealed: &[u8]) -> Result<Secret, ()> {
     let (text, tag) = sealed.split_at_checked(sealed.len().wrapping_sub(16)).ok_or(())?;
-    let cipher = cipher(key)?;
+    let nonce = Nonce::assume_unique_for_key(ZERO_IV);
     let mut out = vec![0; text.len()];
-    let opened = with_aad(aad, |aad| {
-        cipher.open_separate_gather(Nonce::assume_unique_for_key(ZERO_IV), Aad::from(aad), text, tag, &mut out)
-    });
+    let opened = cipher(key)?.open_separate_gather(nonce, Aad::from(aad), text, tag, &mut out);
     // Taken before the verdict, so that the buffer is wiped either way.
-    *secret = Secret::new(out);
-    opened.map_err(|_| ())
+    let secret = Secret::new(out);
+    opened.map(|()| secret).map_err(|_| ())
 }
 
 /// Unwraps a 48-byte wrapped data key.
-pub(crate) fn unwrap_once(key: &Dek, aad: &[&[u8]], wrapped: &[u8]) -> Result<Dek, ()> {
+pub(crate) fn unwrap_once(key: &Dek, aad: &[u8], wrapped: &[u8]) -> Result<Dek, ()> {
     let (text, tag) = wrapped.split_at_checked(32).ok_or(())?;
-    let cipher = cipher(key)?;
+    let nonce = Nonce::assume_unique_for_key(ZERO_IV);
     let mut out = [0; 32];
-    let opened = with_aad(aad, |aad| {
-        cipher.open_separate_gather(Nonce::assume_unique_for_key(ZERO_IV), Aad::from(aad), text, tag, &mut out)
-    });
+    let opened = cipher(key)?.open_separate_gather(nonce, Aad::from(aad), text, tag, &mut out);
     let dek = Dek::new(out);
     wipe(&mut out);
     opened.map(|()| dek).map_err(|_| ())

@@ -152,14 +152,46 @@ enum Json {
 
 const TELLING: [&str; 3] = ["version", "ciphertext", "wrapped_dek"];
 
+/// Which of the telling members a JSON object has. Nothing else of it is kept: as values it would take many times the memory
+/// of its text.
+struct Members([bool; 3]);
+
+impl<'de> serde::Deserialize<'de> for Members {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Look;
+
+        impl<'de> serde::de::Visitor<'de> for Look {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut told = [false; 3];
+                while let Some(name) = map.next_key::<String>()? {
+                    for (told, telling) in told.iter_mut().zip(TELLING) {
+                        *told |= name == telling;
+                    }
+                    map.next_value::<serde::de::IgnoredAny>()?;
+                }
+                Ok(Members(told))
+            }
+        }
+
+        deserializer.deserialize_map(Look)
+    }
+}
+
 fn json_members(text: &str) -> Json {
     let Some(bytes) = lenient::decode_as_python(text.as_bytes()) else { return Json::No };
     let json = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     if json.iter().find(|b| !b.is_ascii_whitespace()) != Some(&b'{') {
         return Json::No;
     }
-    if let Ok(object) = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json) {
-        return Json::Object(TELLING.iter().filter(|member| object.contains_key(**member)).count());
+    // Skipped values are not looked at as text, so that they are text is checked first.
+    if let Some(Members(told)) = std::str::from_utf8(json).ok().and_then(|json| serde_json::from_str(json).ok()) {
+        return Json::Object(told.into_iter().filter(|told| *told).count());
     }
     let named = TELLING
         .iter()

@@ -3,6 +3,7 @@
 //! A [`Move`] is only made when the whole old value was opened and the new one was opened again to the same secret.
 
 use crate::{
+    accept::Accepted,
     clock::UnixTime,
     context::ContextDigest,
     detect::detect,
@@ -108,13 +109,15 @@ impl Mover<'_> {
     /// Opens `stored`, and where it is not yet where it should be, makes and checks the value that replaces it.
     ///
     /// # Errors
-    /// A value that does not open is left as it is: the error says why.
+    /// A value that does not open, or is to become what the reader does not accept, is left as it is: the error says why.
     pub fn plan(&self, stored: &str, context: &ContextDigest) -> Result<Move, MoveError> {
         let Opened { secret, found } = self.keyring.open(stored, context, &self.reader)?;
         let format = match (self.target.format, found) {
             (Some(format), _) | (None, Found::Sealed { format, .. }) => format,
             (None, Found::Plaintext) => self.target.plaintext_to,
         };
+        // What its own reader would refuse is not made: nothing but another policy would open it again.
+        self.reader.accept.check(Accepted::Sealed(format), self.reader.today)?;
         let primary = self.keyring.primary(format).ok_or(SealError::NoPrimary { format })?;
         let (same_format, same_key, made) = match found {
             Found::Sealed { format: now, kid, timestamp, .. } => (now == format, kid == primary.kid(), timestamp),

@@ -29,8 +29,12 @@ pub struct Census {
     pub records: u64,
     /// Values by collection id, format and key.
     pub values: Vec<Count>,
-    /// Values that look sealed and that no key here opens, or that are malformed.
+    /// Values that look sealed and that no key here opens, or that are malformed. Another system's ciphertext needs none of
+    /// our keys and is not among them.
     pub unreadable: u64,
+    /// Where the first of them is: collection, record and pointer. It may lie in a field that no job visits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_unreadable: Option<String>,
 }
 
 /// One line of a census.
@@ -58,6 +62,7 @@ impl Census {
 struct Tally {
     records: u64,
     unreadable: u64,
+    first_unreadable: Option<String>,
     values: BTreeMap<(String, &'static str, KeyId), u64>,
 }
 
@@ -82,12 +87,12 @@ impl Custody {
                 }
             }
         }
-        let values = tally
-            .values
+        let values = std::mem::take(&mut tally.values)
             .into_iter()
             .map(|((collection, format, kid), values)| Count { collection, format, kid, values })
             .collect();
-        Ok(Census { records: tally.records, values, unreadable: tally.unreadable })
+        let Tally { records, unreadable, first_unreadable, .. } = tally;
+        Ok(Census { records, values, unreadable, first_unreadable })
     }
 }
 
@@ -101,26 +106,32 @@ impl Tally {
         self.records += 1;
         for cell in &record.cells {
             let Some(text) = cell.value.as_str() else {
-                self.unreadable += 1;
+                self.unreadable(collection, record, "");
                 continue;
             };
-            json::strings(text, |leaf| self.leaf(keyring, collection, &leaf))
+            json::strings(text, |leaf| self.leaf(keyring, (collection, record), &leaf))
                 .map_err(|source| CustodyError::Json { place: format!("{collection}/{}", record.key), source })?;
         }
         Ok(())
     }
 
-    fn leaf(&mut self, keyring: &Keyring, collection: &CollectionId, leaf: &Leaf<'_>) {
-        match detect(leaf.value) {
-            Detected::Plaintext => {}
-            Detected::Sealed(format) => match needs(keyring, format, leaf.value) {
-                Some(kid) => {
-                    *self.values.entry((collection.as_str().into(), format.as_str(), kid)).or_insert(0) += 1;
-                }
-                None => self.unreadable += 1,
-            },
-            _ => self.unreadable += 1,
+    fn leaf(&mut self, keyring: &Keyring, (collection, record): (&CollectionId, &StoredRecord), leaf: &Leaf<'_>) {
+        let kid = match detect(leaf.value) {
+            Detected::Plaintext | Detected::Foreign(_) => return,
+            Detected::Sealed(format) => needs(keyring, format, leaf.value).map(|kid| (format, kid)),
+            Detected::MalformedV1 | Detected::Disguised | Detected::UnsupportedFormat => None,
+        };
+        match kid {
+            Some((format, kid)) => {
+                *self.values.entry((collection.as_str().into(), format.as_str(), kid)).or_insert(0) += 1;
+            }
+            None => self.unreadable(collection, record, leaf.pointer),
         }
+    }
+
+    fn unreadable(&mut self, collection: &CollectionId, record: &StoredRecord, pointer: &str) {
+        self.unreadable += 1;
+        self.first_unreadable.get_or_insert_with(|| format!("{collection}/{}#{pointer}", record.key));
     }
 }
 
@@ -148,4 +159,44 @@ pub fn idle(keyring: &Keyring, census: &Census) -> Vec<KeyId> {
         .filter(|entry| matches!(entry.state(), State::Active | State::Retired) && census.under(entry.kid()) == 0)
         .map(keyfold_core::keyring::Entry::kid)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfold_core::{
+        clock::UnixTime,
+        context::Context,
+        keyring::{Entry, KeyMaterial, Origin, Purpose},
+        rng::{Fresh, SystemRandom},
+        secret::Key32,
+    };
+
+    use super::*;
+    use crate::store::{Cell, CellValue, RecordKey};
+
+    #[test]
+    fn p04_a_value_in_an_undeclared_field_counts_and_the_first_that_does_not_open_is_named() {
+        let now = UnixTime(1_800_000_000);
+        let material = KeyMaterial::new(Purpose::Master, Key32::new([1; 32])).unwrap();
+        let kid = material.kid();
+        let entry = Entry::new(material, State::Primary, vec![Format::Kf1, Format::V1], now, Origin::Document);
+        let keyring = Keyring::from_entries("kr", vec![entry]).unwrap();
+        let fresh = Fresh { random: &SystemRandom, now };
+        let sealed = |format| keyring.seal(format, &Context::empty().digest(), b"x", fresh).unwrap().text;
+        let doc = format!(
+            r#"{{"a":"{}","b":["{}"],"note":"vault:v1:abc","c":{{"d":"kf2.x"}},"e":"AQICAH"}}"#,
+            sealed(Format::Kf1),
+            sealed(Format::V1)
+        );
+        let record = StoredRecord {
+            key: RecordKey::new("r").unwrap(),
+            cells: vec![Cell { name: crate::records::doc_cell().unwrap(), value: CellValue::text(doc) }],
+            revision: 1,
+        };
+        let mut tally = Tally::default();
+        tally.record(&keyring, &CollectionId::new("c").unwrap(), &record).unwrap();
+        assert_eq!(tally.values.values().sum::<u64>(), 2);
+        assert!(tally.values.keys().all(|(_, _, needed)| *needed == kid));
+        assert_eq!((tally.unreadable, tally.first_unreadable.as_deref()), (1, Some("c/r#/c/d")));
+    }
 }

@@ -52,10 +52,17 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
 }
 
+/// How many fields, and how many records, are named each by itself; beyond that they are counted.
+const NAMED: usize = 1000;
+
 #[derive(Default)]
 struct Notes {
     records: u64,
     findings: Vec<Finding>,
+    /// Records that could not be read.
+    unreadable: u64,
+    /// Values in undeclared fields that are not among the named.
+    unnamed: u64,
     /// collection, pointer, reason → count and one record
     undeclared: BTreeMap<(String, String, String), (u64, String)>,
     /// collection, what → count
@@ -103,7 +110,7 @@ impl Custody {
                         .map_err(|source| CustodyError::Json { place: format!("{name}/{}", record.key), source })
                     });
                     if let Err(error) = walked {
-                        notes.add(Weight::Error, "unreadable_record", error.to_string(), None);
+                        notes.unreadable(error.to_string());
                     }
                 }
                 let Some(next) = page.next else { break };
@@ -178,6 +185,13 @@ impl Notes {
         self.findings.push(Finding { weight, what, message, hint });
     }
 
+    fn unreadable(&mut self, message: String) {
+        self.unreadable += 1;
+        if self.unreadable <= NAMED as u64 {
+            self.add(Weight::Error, "unreadable_record", message, None);
+        }
+    }
+
     fn leaf(&mut self, collection: &str, declared: bool, record: &str, leaf: &json::Leaf<'_>) {
         let detected = detect(leaf.value);
         if !declared {
@@ -187,6 +201,10 @@ impl Notes {
             };
             if let Some(reason) = reason {
                 let key = (collection.to_owned(), leaf.pointer.to_owned(), reason);
+                if self.undeclared.len() >= NAMED && !self.undeclared.contains_key(&key) {
+                    self.unnamed += 1;
+                    return;
+                }
                 self.undeclared.entry(key).or_insert_with(|| (0, record.to_owned())).0 += 1;
             }
             return;
@@ -213,6 +231,17 @@ impl Notes {
                 Some(format!("add it to `fields` of collection `{collection}`, then run `keyfold migrate`")),
             );
         }
+        if let Some(more) = self.unreadable.checked_sub(NAMED as u64).filter(|more| *more > 0) {
+            self.add(Weight::Error, "unreadable_record", format!("{more} more records cannot be read"), None);
+        }
+        if self.unnamed > 0 {
+            self.add(
+                Weight::Warning,
+                "undeclared_field",
+                format!("{} more values lie in fields that are not declared", self.unnamed),
+                Some("declare the fields above, with `*` for names that differ, then run this again".into()),
+            );
+        }
         for ((collection, what), count) in std::mem::take(&mut self.declared) {
             let (weight, says, hint) = match what {
                 "plaintext" => {
@@ -237,5 +266,26 @@ impl Notes {
             };
             self.add(weight, what, format!("{collection}: {count} {says}"), Some(hint));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_named_by_itself_is_bounded_and_the_rest_is_counted() {
+        let mut notes = Notes::default();
+        for n in 0..NAMED + 5 {
+            let pointer = format!("/extra/{n}/password");
+            let leaf = json::Leaf { pointer: &pointer, name: Some("password"), value: "hunter2" };
+            notes.leaf("c", false, "r", &leaf);
+            notes.unreadable("not JSON".into());
+        }
+        notes.sum_up();
+        assert_eq!(notes.findings.len(), 2 * (NAMED + 1));
+        let more: Vec<&str> =
+            notes.findings.iter().map(|finding| &*finding.message).filter(|text| text.starts_with("5 more")).collect();
+        assert_eq!(more.len(), 2, "{more:?}");
     }
 }

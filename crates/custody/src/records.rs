@@ -224,7 +224,12 @@ impl Custody {
         let mut event = self.auditor.about(permit.actor(), Action::RecordPut, collection)?;
         event.record = Some(Name::abridge(key.as_str()));
         event.kid = keyring.primary(collection.format).map(keyfold_core::keyring::Entry::kid);
-        self.auditor.audited(event, async |_| self.write(collection, prepared.record, mode).await).await
+        self.auditor
+            .audited(event, async |_| {
+                self.keys.confirm(&keyring).await?;
+                self.write(collection, prepared.record, mode).await
+            })
+            .await
     }
 
     async fn write(&self, collection: &Collection, record: NewRecord, mode: PutMode) -> Result<Inserted, CustodyError> {
@@ -283,7 +288,10 @@ impl Custody {
         event.kid = keyring.primary(collection.format).map(keyfold_core::keyring::Entry::kid);
         let stored = self
             .auditor
-            .audited(event, async |_| Ok(self.records.insert(&collection.id, records, on_existing).await?))
+            .audited(event, async |_| {
+                self.keys.confirm(&keyring).await?;
+                Ok(self.records.insert(&collection.id, records, on_existing).await?)
+            })
             .await;
         // Held until here: until the batch is stored, this process still seals under that generation.
         drop(keyring);
@@ -324,18 +332,17 @@ impl Custody {
         pointer: Option<&str>,
     ) -> Result<Vec<OpenedField>, CustodyError> {
         let record = self.stored(collection, key).await?;
-        self.open_record(permit, collection, &record, pointer).await
+        let found = secrets(collection, key, doc_of(collection, &record)?)?;
+        self.open_found(permit, (collection, key), found, pointer).await
     }
 
-    async fn open_record(
+    async fn open_found(
         &self,
         permit: &Permit<Open>,
-        collection: &Collection,
-        record: &StoredRecord,
+        (collection, key): (&Collection, &RecordKey),
+        mut found: Vec<Found>,
         pointer: Option<&str>,
     ) -> Result<Vec<OpenedField>, CustodyError> {
-        let key = &record.key;
-        let mut found = secrets(collection, key, doc_of(collection, record)?)?;
         if let Some(pointer) = pointer {
             found.retain(|found| found.exact == pointer);
             if found.is_empty() {
@@ -413,10 +420,9 @@ impl Custody {
     ) -> Result<Zeroizing<String>, CustodyError> {
         let record = self.stored(collection, key).await?;
         let doc = doc_of(collection, &record)?;
-        // The very record that was read: a writer in between must not mix two of its revisions.
-        let fields = self.open_record(permit, collection, &record, None).await?;
-        let again = secrets(collection, key, doc)?;
-        revealed(collection, key, doc, again, &fields)
+        // One reading of the record for both: between two, a writer could move what stands where.
+        let fields = self.open_found(permit, (collection, key), secrets(collection, key, doc)?, None).await?;
+        revealed(collection, key, doc, secrets(collection, key, doc)?, &fields)
     }
 
     /// Removes a record; says whether there was one.

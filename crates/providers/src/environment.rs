@@ -41,7 +41,7 @@ pub(crate) fn open(name: &str) -> Result<LocalRoot, RootError> {
 /// A key that is not 32 bytes of base64, a repeated one, or older keys without a current one.
 pub fn master_keys() -> Result<Vec<Entry>, KeyError> {
     keys(MASTER_KEY_VARIABLE, |place, text| {
-        parse_master(place, text).map(|key| (KeyMaterial::Master(key), vec![Format::Kf1, Format::V1]))
+        parse_master(place, text).map(|key| (KeyMaterial::Master(Box::new(key)), vec![Format::Kf1, Format::V1]))
     })
 }
 
@@ -131,7 +131,7 @@ mod tests {
             current.map(|text| Secret::from(text.as_bytes())),
             previous.map(|text| Secret::from(text.as_bytes())),
             |place, text| {
-                parse_master(place, text).map(|key| (KeyMaterial::Master(key), vec![Format::Kf1, Format::V1]))
+                parse_master(place, text).map(|key| (KeyMaterial::Master(Box::new(key)), vec![Format::Kf1, Format::V1]))
             },
         )
     }

@@ -1,6 +1,6 @@
 //! `keyfold audit`: the log, read back and judged.
 
-use keyfold_core::audit::{Deployment, SigningKey, Verdict, VerifierKey, verify::Report};
+use keyfold_core::audit::{Verdict, VerifierKey, verify::Report};
 use keyfold_custody::{
     access::{Permit, op::Audit},
     audit_log::{AuditLog, Entry},
@@ -69,14 +69,9 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     }
 }
 
-/// The deployment's public half, from the authenticated keyring document.
+/// The deployment's verifier key.
 pub(crate) fn verifier_key(opened: &Opened) -> Result<VerifierKey, Failure> {
-    let keyring = opened.custody.keys.opening();
-    let broken = |what: &str| Failure::coded(keyfold_core::error::Code::DocumentRefused, what.to_owned());
-    let seed = keyring.audit_seed().ok_or_else(|| broken("the keyring document has no audit key"))?;
-    let signing = SigningKey::from_seed(seed.expose()).map_err(|error| broken(&error.to_string()))?;
-    let deployment = Deployment::new(keyring.deployment()).map_err(|error| broken(&error.to_string()))?;
-    Ok(VerifierKey::of(&deployment, signing.public()))
+    folder::verifier_key(&opened.custody.keys.opening())
 }
 
 /// Judges the log of a folder.

@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
 async fn check(invocation: &Invocation) -> Result<Exit, Failure> {
     let folder = Folder::of(invocation)?;
     let config = folder::config(invocation, &folder)?;
-    if folder.is_deployment() {
+    if folder.is_deployment()? {
         folder::with(invocation, "config check", async |opened| {
             let collections = opened.custody.config.collections.values();
             let beyond: Vec<_> =

@@ -60,6 +60,9 @@ async fn run_all(opened: &Opened, args: &JobArgs, job: &Job, invocation: &Invoca
     if collections.is_empty() {
         return Err(Failure::usage("no collection is configured").hint("add [collections.NAME] to keyfold.toml"));
     }
+    for collection in &collections {
+        job.check(collection, invocation.now())?;
+    }
     let mut summaries = Vec::new();
     for collection in collections {
         summaries.push(one(opened, job, collection, invocation).await?);

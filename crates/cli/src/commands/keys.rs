@@ -251,8 +251,9 @@ fn census(census: &Census, invocation: &Invocation) -> Result<Exit, Failure> {
     output::table(&["COLLECTION", "FORMAT", "KEY", "VALUES"], &census.values.iter().map(row).collect::<Vec<_>>())?;
     if census.unreadable > 0 {
         invocation.warn(&format!(
-            "{} values look sealed and open under no key here; see `keyfold verify`",
-            census.unreadable
+            "{} values look sealed and open under no key here; the first is {}",
+            census.unreadable,
+            census.first_unreadable.as_deref().unwrap_or("not known")
         ));
     }
     Ok(Exit::Done)
@@ -287,8 +288,8 @@ async fn backup(opened: &Opened, file: Option<&Path>, invocation: &Invocation) -
 async fn restore(file: &Path, invocation: &Invocation) -> Result<Exit, Failure> {
     let backup = std::fs::read(file)
         .map_err(|error| Failure::unavailable(format!("{}: {}", file.display(), error.kind())).caused_by(&error))?;
-    let before = Folder::of(invocation)?.is_deployment();
-    let keyring = folder::restore(invocation, &backup).await?;
+    let before = Folder::of(invocation)?.is_deployment()?;
+    let keyring = folder::restore(invocation, backup).await?;
     if invocation.json() {
         output::json(&json!({ "keyring": keyring.id(), "generation": keyring.generation() }))?;
     } else {

@@ -8,6 +8,7 @@
     reason = "a harness that cannot start anything has nothing to report"
 )]
 
+pub(crate) mod deployment;
 pub(crate) mod folder;
 pub(crate) mod needles;
 pub(crate) mod signed;
@@ -186,4 +187,17 @@ pub(crate) fn python() -> Option<Command> {
     assert!(!required, "not run: no Python with `cryptography`; set KEYFOLD_TEST_PYTHON");
     eprintln!("not run: no Python with `cryptography`; set KEYFOLD_TEST_PYTHON");
     None
+}
+
+/// Before that, Ctrl-C would end the process without a word.
+pub(crate) fn wait_until_it_listens_to_ctrl_c(process: u32) {
+    for _ in 0..500 {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        if caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10 != 0) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("five seconds, and the program does not listen to Ctrl-C");
 }

@@ -169,6 +169,8 @@ actions! {
     KeyImport = "key_import",
     /// A key became the one that seals.
     KeyPromote = "key_promote",
+    /// A retired key was put back.
+    KeyActivate = "key_activate",
     /// A key was retired.
     KeyRetire = "key_retire",
     /// A key was destroyed.

@@ -27,7 +27,7 @@ use crate::{
     dek::{self, Dek},
     id::{Commitment, KeyId},
     keyring::MasterKey,
-    mac,
+    mac::{self, HmacKey},
     rng::{self, RandomSource},
     secret::{MAX_SECRET, Secret},
 };
@@ -137,6 +137,7 @@ impl Envelope {
     }
 }
 
+#[inline]
 fn take<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(bytes);
@@ -170,15 +171,15 @@ pub fn seal_with(
         return Err(SealError::TooLarge { found: secret.len(), limit: MAX_SECRET });
     }
     let dek = Dek::hedged(key, random32, context, secret);
-    let commitment = commitment(&dek, context);
+    let (commitment, body_key) = derived(&dek, context);
     let mut bytes = Vec::with_capacity(OVERHEAD + secret.len());
-    bytes.extend_from_slice(&HEADER);
-    bytes.extend_from_slice(&commitment);
-    bytes.extend_from_slice(&key.kid().0);
-    bytes.resize(BODY, 0);
+    let mut head = [0; BODY];
+    head[..4].copy_from_slice(&HEADER);
+    head[COMMITMENT].copy_from_slice(&commitment);
+    head[KID].copy_from_slice(&key.kid().0);
+    bytes.extend_from_slice(&head);
     bytes.extend_from_slice(secret);
-    let tag = dek::encrypt_once(&body_key(&dek, context), &[&HEADER, &commitment], &mut bytes[BODY..])
-        .map_err(|()| SealError::Library)?;
+    let tag = dek::encrypt_once(&body_key, &head[..36], &mut bytes[BODY..]).map_err(|()| SealError::Library)?;
     bytes.extend_from_slice(&tag);
     wrap(key, &dek, context, &mut bytes).map_err(|()| SealError::Library)?;
     Ok(Envelope(bytes))
@@ -189,12 +190,8 @@ pub fn seal_with(
 /// # Errors
 /// `context_mismatch_or_tampered`.
 pub fn open(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<Secret, OpenError> {
-    let dek = unwrap(key, envelope, context)?;
-    let commitment = &envelope.0[COMMITMENT];
-    let mut secret = Secret::new(Vec::new());
-    dek::decrypt_once(&body_key(&dek, context), &[&HEADER, commitment], envelope.body(), &mut secret)
-        .map_err(|()| mismatch(envelope))?;
-    Ok(secret)
+    let (_, body_key) = unwrap(key, envelope, context)?;
+    dek::decrypt_once(&body_key, &envelope.0[..36], envelope.body()).map_err(|()| mismatch(envelope))
 }
 
 /// Moves an envelope to another key: same DEK, commitment and body. Deterministic; needs the digest of the context, not the
@@ -208,7 +205,7 @@ pub fn rewrap(
     envelope: &Envelope,
     context: &ContextDigest,
 ) -> Result<Envelope, OpenError> {
-    let dek = unwrap(from, envelope, context)?;
+    let (dek, _) = unwrap(from, envelope, context)?;
     let mut bytes = envelope.0.clone();
     bytes[KID].copy_from_slice(&to.kid().0);
     wrap(to, &dek, context, &mut bytes).map_err(|()| mismatch(envelope))?;
@@ -219,38 +216,60 @@ fn mismatch(envelope: &Envelope) -> OpenError {
     OpenError::ContextMismatchOrTampered { kid: envelope.kid() }
 }
 
-fn unwrap(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<Dek, OpenError> {
-    let stored = &envelope.0[COMMITMENT];
-    let wrap_key = wrap_key(key, stored, context, envelope.body());
-    let aad: [&[u8]; 4] = [&HEADER, stored, &envelope.0[KID], context.as_bytes()];
-    let dek = dek::unwrap_once(&wrap_key, &aad, envelope.wrapped()).map_err(|()| mismatch(envelope))?;
-    verify_slices_are_equal(&commitment(&dek, context), stored).map_err(|_| mismatch(envelope))?;
-    Ok(dek)
+/// The data key, and the key of the body, once the wrap and the commitment have proved it.
+fn unwrap(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<(Dek, Dek), OpenError> {
+    let head: [u8; 44] = take(&envelope.0[..44]);
+    let stored: [u8; 32] = take(&head[COMMITMENT]);
+    let wrap_key = wrap_key(key, &stored, context, envelope.body());
+    let dek =
+        dek::unwrap_once(&wrap_key, &wrap_aad(&head, context), envelope.wrapped()).map_err(|()| mismatch(envelope))?;
+    let (commitment, body_key) = derived(&dek, context);
+    verify_slices_are_equal(&commitment, &stored).map_err(|_| mismatch(envelope))?;
+    Ok((dek, body_key))
 }
 
 /// Fills in W. Header, commitment, kid and body are in place.
 fn wrap(key: &MasterKey, dek: &Dek, context: &ContextDigest, bytes: &mut [u8]) -> Result<(), ()> {
-    let wrap_key = wrap_key(key, &bytes[COMMITMENT], context, &bytes[BODY..]);
-    let (head, rest) = bytes.split_at_mut(WRAPPED.start);
-    let aad: [&[u8]; 4] = [&HEADER, &head[COMMITMENT], &head[KID], context.as_bytes()];
-    let place = &mut rest[..WRAPPED.len()];
+    let head: [u8; 44] = take(&bytes[..44]);
+    let wrap_key = wrap_key(key, &take(&head[COMMITMENT]), context, &bytes[BODY..]);
+    let place = &mut bytes[WRAPPED];
     place[..32].copy_from_slice(dek.expose());
-    let tag = dek::encrypt_once(&wrap_key, &aad, &mut place[..32])?;
+    let tag = dek::encrypt_once(&wrap_key, &wrap_aad(&head, context), &mut place[..32])?;
     place[32..32 + TAG].copy_from_slice(&tag);
     Ok(())
 }
 
-fn commitment(dek: &Dek, context: &ContextDigest) -> [u8; 32] {
-    mac::expand(dek.expose(), b"kf1 com\0", &[&HEADER, context.as_bytes()])
+/// C and K_enc: `Expand(DEK, label ‖ H0 ‖ CD)` for their two labels.
+fn derived(dek: &Dek, context: &ContextDigest) -> ([u8; 32], Dek) {
+    let key = HmacKey::new(dek.expose());
+    let mut info = [0; 8 + 4 + 32 + 1];
+    info[..8].copy_from_slice(b"kf1 com\0");
+    info[8..12].copy_from_slice(&HEADER);
+    info[12..44].copy_from_slice(context.as_bytes());
+    info[44] = 1;
+    let commitment = key.sign_short(&info);
+    info[..8].copy_from_slice(b"kf1 enc\0");
+    (commitment, Dek::new(key.sign_short(&info)))
 }
 
-fn body_key(dek: &Dek, context: &ContextDigest) -> Dek {
-    Dek::new(mac::expand(dek.expose(), b"kf1 enc\0", &[&HEADER, context.as_bytes()]))
+/// K_w: `Expand(M, "kf1 wrap\0" ‖ H0 ‖ C ‖ CD ‖ SHA-256(body))`.
+fn wrap_key(key: &MasterKey, commitment: &[u8; 32], context: &ContextDigest, body: &[u8]) -> Dek {
+    let mut info = [0; 9 + 4 + 32 + 32 + 32 + 1];
+    info[..9].copy_from_slice(b"kf1 wrap\0");
+    info[9..13].copy_from_slice(&HEADER);
+    info[13..45].copy_from_slice(commitment);
+    info[45..77].copy_from_slice(context.as_bytes());
+    info[77..109].copy_from_slice(&mac::sha256(&[body]));
+    info[109] = 1;
+    Dek::new(key.mac().sign_short(&info))
 }
 
-fn wrap_key(key: &MasterKey, commitment: &[u8], context: &ContextDigest, body: &[u8]) -> Dek {
-    let body = mac::sha256(&[body]);
-    Dek::new(mac::expand(key.expose(), b"kf1 wrap\0", &[&HEADER, commitment, context.as_bytes(), &body]))
+/// What the wrap authenticates beside the DEK: `H0 ‖ C ‖ kid ‖ CD`.
+fn wrap_aad(head: &[u8; 44], context: &ContextDigest) -> [u8; 76] {
+    let mut aad = [0; 76];
+    aad[..44].copy_from_slice(head);
+    aad[44..].copy_from_slice(context.as_bytes());
+    aad
 }
 
 /// The keyed binding kept beside a Fernet token in our own records: `HMAC(Expand(M, "kf1 fernet bind\0"), CD ‖ token)`.

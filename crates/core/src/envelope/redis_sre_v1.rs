@@ -8,7 +8,7 @@
 //! there), more than 2^32 wraps under one master key (NIST SP 800-38D §8.3).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use base64_simd::STANDARD;
+use base64_simd::{AsOut, STANDARD};
 
 use super::{Format, OpenError, Reading, SealError, lenient};
 use crate::{
@@ -24,8 +24,12 @@ pub const MAX_WRAPS: u64 = 1 << 32;
 /// From here on a person should be told.
 pub const WARN_WRAPS: u64 = 1 << 31;
 
+/// How the text of an envelope starts that the original wrote.
+pub const START: &str = "eyJ2ZXJzaW9uIjogInYxIiwg";
+
 const NONCE: usize = 12;
 const WRAPPED: usize = 48;
+const SHORT_TEXT: usize = (NONCE + WRAPPED + NONCE) / 3 * 4;
 /// The text of the longest secret; anything longer is refused before it is decoded.
 const MAX_TEXT: usize = (MAX_SECRET + 16) * 16 / 9 + 1024;
 
@@ -39,28 +43,50 @@ pub struct Envelope {
 
 /// Seals text under the raw master key.
 ///
-/// The data key is `SHA-256(Expand(M, "v1 hedge\0") ‖ rnd32 ‖ P)`, and the tag of the body masks the random nonce of the
-/// wrap: where randomness repeats (a cloned machine), two secrets still get two data keys and two wrap nonces. The prefix
-/// hash has fixed-length secret input in front and an output that is never published, so nothing can be extended; HMAC here
-/// would cost a third of the whole seal.
+/// The data key is random, with the secret hashed into it: `rnd32 ⊕ (GMAC(Expand(M, "v1 hedge\0"), nonce, P) ‖ 0^128)` (NIST
+/// SP 800-38D; the tag is never published). The tag of the body masks the random nonce of the wrap. So where randomness
+/// repeats (a cloned machine), two secrets still get two data keys and two wrap nonces, but for a chance of about
+/// |P| · 2^-131. The HMAC that `kf1` uses for this would cost as much as the rest of a seal.
 ///
 /// # Errors
 /// `too_large`, text that is not UTF-8, failing randomness.
 pub fn seal(key: &MasterKey, random: &dyn RandomSource, secret: &[u8]) -> Result<String, SealError> {
+    sealable(secret)?;
     let mut fresh = [0; 32 + 2 * NONCE];
     random.fill(&mut fresh)?;
-    let mut dek_nonce = [0; NONCE];
-    dek_nonce.copy_from_slice(&fresh[32 + NONCE..]);
-    let mut nonce = [0; NONCE];
-    nonce.copy_from_slice(&fresh[32..32 + NONCE]);
-    let dek = Dek::new(mac::sha256(&[key.v1_hedge(), &fresh[..32], secret]));
+    let (dek, nonces) = fresh.split_at_mut(32);
+    let nonce: [u8; NONCE] = part(&nonces[..NONCE]);
+    let mut dek_nonce: [u8; NONCE] = part(&nonces[NONCE..]);
+    let hash = key
+        .v1_hedge()
+        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(secret), &mut [])
+        .map_err(|_| SealError::Library)?;
+    mask(dek, hash.as_ref());
+    let dek = Dek::new(part(dek));
     wipe(&mut fresh);
     seal_parts(key, secret, &dek, nonce, |tag| {
-        for (byte, mask) in dek_nonce.iter_mut().zip(tag) {
-            *byte ^= mask;
-        }
+        mask(&mut dek_nonce, tag);
         dek_nonce
     })
+}
+
+fn mask(bytes: &mut [u8], with: &[u8]) {
+    for (byte, mask) in bytes.iter_mut().zip(with) {
+        *byte ^= mask;
+    }
+}
+
+fn part<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(bytes);
+    out
+}
+
+fn sealable(secret: &[u8]) -> Result<(), SealError> {
+    if secret.len() > MAX_SECRET {
+        return Err(SealError::TooLarge { found: secret.len(), limit: MAX_SECRET });
+    }
+    std::str::from_utf8(secret).map(|_| ()).map_err(|_| SealError::NotText)
 }
 
 /// [`seal`] with a chosen data key and nonces, for known answers. Never give the same ones twice outside a test.
@@ -74,6 +100,7 @@ pub fn seal_with(
     nonce: [u8; NONCE],
     dek_nonce: [u8; NONCE],
 ) -> Result<String, SealError> {
+    sealable(secret)?;
     seal_parts(key, secret, dek, nonce, |_| dek_nonce)
 }
 
@@ -84,12 +111,6 @@ fn seal_parts(
     nonce: [u8; NONCE],
     dek_nonce: impl FnOnce(&[u8]) -> [u8; NONCE],
 ) -> Result<String, SealError> {
-    if secret.len() > MAX_SECRET {
-        return Err(SealError::TooLarge { found: secret.len(), limit: MAX_SECRET });
-    }
-    if std::str::from_utf8(secret).is_err() {
-        return Err(SealError::NotText);
-    }
     let cipher = UnboundKey::new(&AES_256_GCM, dek.expose()).map(LessSafeKey::new).map_err(|_| SealError::Library)?;
     let mut ciphertext = Vec::with_capacity(secret.len() + 16);
     ciphertext.extend_from_slice(secret);
@@ -131,6 +152,9 @@ impl Envelope {
     fn parse_strict(text: &str) -> Result<Self, OpenError> {
         let json =
             lenient::decode_standard(text.as_bytes()).map_err(|offset| malformed(offset, "not canonical base64"))?;
+        if let Some(envelope) = Self::as_written(&json) {
+            return envelope.checked();
+        }
         let mut fields: [Option<&[u8]>; 5] = [None; 5];
         let mut rest = json.strip_prefix(b"{\"").ok_or_else(|| malformed(0, "not a JSON object"))?;
         loop {
@@ -169,6 +193,36 @@ impl Envelope {
         lenient::decode_exact(dek_nonce, &mut envelope.dek_nonce).map_err(|()| malformed(0, DEK_NONCE_RULE))?;
         lenient::decode_exact(wrapped_dek, &mut envelope.wrapped_dek).map_err(|()| malformed(0, WRAPPED_RULE))?;
         envelope.checked()
+    }
+
+    /// Exactly what [`Envelope::to_text`] writes, without a search for where the members are. Anything else takes the long
+    /// way, which also knows what is wrong with it.
+    fn as_written(json: &[u8]) -> Option<Self> {
+        let rest = json.strip_prefix(OPENING)?;
+        let (ciphertext, rest) = rest.split_at_checked(rest.len().checked_sub(CLOSING)?)?;
+        let (nonce, rest) = rest.strip_prefix(NONCE_MEMBER)?.split_at_checked(NONCE / 3 * 4)?;
+        let (wrapped_dek, rest) = rest.strip_prefix(WRAPPED_MEMBER)?.split_at_checked(WRAPPED / 3 * 4)?;
+        let (dek_nonce, rest) = rest.strip_prefix(DEK_NONCE_MEMBER)?.split_at_checked(NONCE / 3 * 4)?;
+        if rest != END {
+            return None;
+        }
+        let mut text = [0; SHORT_TEXT];
+        for (place, part) in [(0, nonce), (NONCE / 3 * 4, wrapped_dek), ((NONCE + WRAPPED) / 3 * 4, dek_nonce)] {
+            text[place..place + part.len()].copy_from_slice(part);
+        }
+        // Padding in the first or second part would be padding within the whole, which is not canonical.
+        let mut short = [0; NONCE + WRAPPED + NONCE];
+        lenient::decode_exact(&text, &mut short).ok()?;
+        let mut envelope = Self {
+            ciphertext: lenient::decode_standard(ciphertext).ok()?,
+            nonce: [0; NONCE],
+            wrapped_dek: [0; WRAPPED],
+            dek_nonce: [0; NONCE],
+        };
+        envelope.nonce.copy_from_slice(&short[..NONCE]);
+        envelope.wrapped_dek.copy_from_slice(&short[NONCE..NONCE + WRAPPED]);
+        envelope.dek_nonce.copy_from_slice(&short[NONCE + WRAPPED..]);
+        Some(envelope)
     }
 
     /// What Python's `base64.b64decode` and `json.loads` accept.
@@ -213,16 +267,25 @@ impl Envelope {
     /// The text form, exactly as `json.dumps` lays it out.
     #[must_use]
     pub fn to_text(&self) -> String {
+        // Their lengths are multiples of three, so they are encoded in one go and cut where each ends.
+        let mut short = [0; NONCE + WRAPPED + NONCE];
+        short[..NONCE].copy_from_slice(&self.nonce);
+        short[NONCE..NONCE + WRAPPED].copy_from_slice(&self.wrapped_dek);
+        short[NONCE + WRAPPED..].copy_from_slice(&self.dek_nonce);
+        let mut encoded = [0; SHORT_TEXT];
+        let _ = STANDARD.encode(&short, encoded.as_mut_slice().as_out());
+        let (nonce, rest) = encoded.split_at(NONCE / 3 * 4);
+        let (wrapped_dek, dek_nonce) = rest.split_at(WRAPPED / 3 * 4);
         let mut json = Vec::with_capacity(STANDARD.encoded_length(self.ciphertext.len()) + 200);
-        json.extend_from_slice(b"{\"version\": \"v1\", \"ciphertext\": \"");
+        json.extend_from_slice(OPENING);
         STANDARD.encode_append(&self.ciphertext, &mut json);
-        json.extend_from_slice(b"\", \"nonce\": \"");
-        STANDARD.encode_append(self.nonce, &mut json);
-        json.extend_from_slice(b"\", \"wrapped_dek\": \"");
-        STANDARD.encode_append(self.wrapped_dek, &mut json);
-        json.extend_from_slice(b"\", \"dek_nonce\": \"");
-        STANDARD.encode_append(self.dek_nonce, &mut json);
-        json.extend_from_slice(b"\"}");
+        json.extend_from_slice(NONCE_MEMBER);
+        json.extend_from_slice(nonce);
+        json.extend_from_slice(WRAPPED_MEMBER);
+        json.extend_from_slice(wrapped_dek);
+        json.extend_from_slice(DEK_NONCE_MEMBER);
+        json.extend_from_slice(dek_nonce);
+        json.extend_from_slice(END);
         STANDARD.encode_to_string(&json)
     }
 
@@ -252,10 +315,8 @@ impl Envelope {
         let Some(dek) = self.unwrap(from) else { return Ok(None) };
         let mut dek_nonce = [0; NONCE];
         random.fill(&mut dek_nonce)?;
-        // The data key is the message here; its hash under the hedge keeps wrap nonces apart where randomness repeats.
-        for (byte, mask) in dek_nonce.iter_mut().zip(mac::hmac(to.v1_hedge(), &[dek.expose()])) {
-            *byte ^= mask;
-        }
+        // The data key is the message here; its MAC keeps wrap nonces apart where randomness repeats.
+        mask(&mut dek_nonce, &mac::hmac(to.expose(), &[b"v1 rewrap\0", dek.expose()]));
         let wrapped_dek = wrap(to, &dek, dek_nonce)?;
         Ok(Some(Self { ciphertext: self.ciphertext.clone(), nonce: self.nonce, wrapped_dek, dek_nonce }))
     }
@@ -271,6 +332,14 @@ impl Envelope {
     }
 }
 
+/// The layout of `json.dumps`, cut where the values stand.
+const OPENING: &[u8] = b"{\"version\": \"v1\", \"ciphertext\": \"";
+const NONCE_MEMBER: &[u8] = b"\", \"nonce\": \"";
+const WRAPPED_MEMBER: &[u8] = b"\", \"wrapped_dek\": \"";
+const DEK_NONCE_MEMBER: &[u8] = b"\", \"dek_nonce\": \"";
+const END: &[u8] = b"\"}";
+/// Bytes from the end of the ciphertext to the end.
+const CLOSING: usize = NONCE_MEMBER.len() + WRAPPED_MEMBER.len() + DEK_NONCE_MEMBER.len() + SHORT_TEXT + END.len();
 const MEMBERS: [&str; 5] = ["version", "ciphertext", "nonce", "wrapped_dek", "dek_nonce"];
 const NONCE_RULE: &str = "`nonce` is not 12 bytes of canonical base64";
 const DEK_NONCE_RULE: &str = "`dek_nonce` is not 12 bytes of canonical base64";

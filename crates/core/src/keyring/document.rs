@@ -5,8 +5,8 @@
 //! {"mac_key":"<wrapped by the root>","mac":"<hex>"}
 //! ```
 //!
-//! The MAC is HMAC-SHA-256 over a label and the bytes of the first line, checked before they are parsed. Each entry's key is
-//! wrapped with keyring id, kid, purpose and suites as associated data, so that an entry cannot be renamed, moved to another
+//! The MAC is HMAC-SHA-256 over a label and the bytes of the first line. Of these only the id is used before it is checked: it
+//! unwraps the MAC key, and a wrong one does not. Each entry's key is wrapped with keyring id, kid, purpose and suites as associated data, so that an entry cannot be renamed, moved to another
 //! keyring or given another purpose by whoever can write the store.
 //!
 //! Not promised: that the document is the newest. The caller gives the highest generation it has seen.

@@ -6,7 +6,7 @@ use crate::{
     envelope::{fernet::FernetKey, lenient},
     error::{Code, Hint},
     id::KeyId,
-    mac,
+    mac::{self, HmacKey},
     secret::{Key32, wipe},
 };
 
@@ -93,8 +93,9 @@ impl Hint for KeyError {
 pub struct MasterKey {
     m: Key32,
     kid: KeyId,
-    hedge: Key32,
-    v1_hedge: Key32,
+    mac: HmacKey,
+    hedge: HmacKey,
+    v1_hedge: LessSafeKey,
     v1_cipher: LessSafeKey,
 }
 
@@ -106,11 +107,13 @@ impl MasterKey {
     pub fn new(m: Key32) -> Result<Self, KeyError> {
         let mut kid = [0; 8];
         kid.copy_from_slice(&mac::expand(m.expose(), b"kf1 kid\0", &[])[..8]);
-        let hedge = Key32::new(mac::expand(m.expose(), b"kf1 hedge\0", &[]));
-        let v1_hedge = Key32::new(mac::expand(m.expose(), b"v1 hedge\0", &[]));
-        let v1_cipher =
-            UnboundKey::new(&AES_256_GCM, m.expose()).map(LessSafeKey::new).map_err(|_| KeyError::Library)?;
-        Ok(Self { m, kid: KeyId(kid), hedge, v1_hedge, v1_cipher })
+        let mac = HmacKey::new(m.expose());
+        let hedge = HmacKey::new(&mac::expand(m.expose(), b"kf1 hedge\0", &[]));
+        let cipher =
+            |key: &[u8; 32]| UnboundKey::new(&AES_256_GCM, key).map(LessSafeKey::new).map_err(|_| KeyError::Library);
+        let v1_hedge = cipher(&mac::expand(m.expose(), b"v1 hedge\0", &[]))?;
+        let v1_cipher = cipher(m.expose())?;
+        Ok(Self { m, kid: KeyId(kid), mac, hedge, v1_hedge, v1_cipher })
     }
 
     /// The id by which envelopes, keyrings, events and errors name this key.
@@ -131,12 +134,17 @@ impl MasterKey {
         &self.m
     }
 
-    pub(crate) const fn hedge(&self) -> &[u8; 32] {
-        self.hedge.expose()
+    /// M, set up for HMAC.
+    pub(crate) const fn mac(&self) -> &HmacKey {
+        &self.mac
     }
 
-    pub(crate) const fn v1_hedge(&self) -> &[u8; 32] {
-        self.v1_hedge.expose()
+    pub(crate) const fn hedge(&self) -> &HmacKey {
+        &self.hedge
+    }
+
+    pub(crate) const fn v1_hedge(&self) -> &LessSafeKey {
+        &self.v1_hedge
     }
 
     pub(crate) const fn v1_cipher(&self) -> &LessSafeKey {

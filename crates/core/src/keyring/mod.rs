@@ -105,7 +105,7 @@ impl Purpose {
 /// The key itself.
 pub enum KeyMaterial {
     /// For `kf1` and `v1`.
-    Master(MasterKey),
+    Master(Box<MasterKey>),
     /// For Fernet.
     Fernet(Box<FernetKey>),
 }
@@ -117,7 +117,7 @@ impl KeyMaterial {
     /// Where the library refuses the key.
     pub fn new(purpose: Purpose, raw: Key32) -> Result<Self, KeyError> {
         Ok(match purpose {
-            Purpose::Master => Self::Master(MasterKey::new(raw)?),
+            Purpose::Master => Self::Master(Box::new(MasterKey::new(raw)?)),
             Purpose::Fernet => Self::Fernet(Box::new(FernetKey::new(raw)?)),
         })
     }

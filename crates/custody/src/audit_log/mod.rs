@@ -18,7 +18,7 @@ mod segments;
 mod volatile;
 
 pub use error::AuditError;
-pub use reader::{AuditLog, Entry};
+pub use reader::{AuditLog, Entry, LastCheckpoint};
 pub use segments::Segments;
 pub use volatile::InsecureMemory;
 

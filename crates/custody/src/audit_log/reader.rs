@@ -32,6 +32,24 @@ pub struct Entry {
     pub event: Option<Event>,
 }
 
+/// The last checkpoint of a log, with what vouches for who signed it.
+#[derive(Debug, Clone)]
+pub struct LastCheckpoint {
+    note: SignedNote,
+    genesis: SignedGenesis,
+}
+
+impl LastCheckpoint {
+    /// The keyring generation that its writer knew, if a writer of this deployment signed it. What is wrong with one that does
+    /// not verify is for [`AuditLog::verify`] to say.
+    #[must_use]
+    pub fn generation(&self, key: &VerifierKey) -> Option<u64> {
+        let said = self.genesis.verify(key)?;
+        let note = self.note.verify(&said.key)?;
+        (said.writer == note.tip.writer && key.is_of(&note.deployment)).then_some(note.generation)
+    }
+}
+
 /// An audit folder to be read.
 #[derive(Debug)]
 pub struct AuditLog {
@@ -89,6 +107,20 @@ impl AuditLog {
         Ok(verifier.finish())
     }
 
+    /// The last checkpoint, not verified yet; `None` where there is none, or none that can be read.
+    ///
+    /// # Errors
+    /// Something could not be read.
+    pub fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>, AuditError> {
+        let Some(note) = peek(&self.folder)?.and_then(|text| SignedNote::parse(&text).ok()) else { return Ok(None) };
+        let Some(genesis) = self.folder.first_segment(note.unverified().tip.writer)? else { return Ok(None) };
+        let mut lines = Lines::new(BufReader::new(genesis));
+        Ok(match lines.next().map_err(|e| self.failed(e))? {
+            Line::Whole(line) => SignedGenesis::parse(line).ok().map(|genesis| LastCheckpoint { note, genesis }),
+            Line::End(_) => None,
+        })
+    }
+
     /// The last `count` events over all chains, oldest first. Reads the end of every chain.
     ///
     /// # Errors
@@ -121,16 +153,6 @@ impl AuditLog {
             }
         }
         Ok(())
-    }
-
-    /// The keyring generation that the last checkpoint names, 0 where there is none. Its signature is not checked: whoever
-    /// could write a higher number here could take the whole folder away.
-    ///
-    /// # Errors
-    /// The checkpoints cannot be read.
-    pub fn generation(&self) -> Result<u64, AuditError> {
-        let note = peek(&self.folder)?.and_then(|note| SignedNote::parse(&note).ok());
-        Ok(note.map_or(0, |note| note.unverified().generation))
     }
 
     fn failed(&self, error: io::Error) -> AuditError {

@@ -21,8 +21,6 @@ struct Held {
     /// What the job was to do; another job does not go on from its cursor.
     job: String,
     cursor: Option<ScanCursor>,
-    /// Records changed since the pass began.
-    changed: u64,
 }
 
 /// The right to work on a partition.
@@ -55,11 +53,9 @@ impl JobLease {
             let former: Option<Held> = doc.as_ref().and_then(|doc| serde_json::from_slice(&doc.value).ok());
             let free = former.as_ref().is_none_or(|former| former.until <= now || former.place.ended(&place));
             if free {
-                let (cursor, changed) = former
-                    .filter(|former| former.job == job)
-                    .map_or((None, 0), |former| (former.cursor, former.changed));
+                let cursor = former.filter(|former| former.job == job).and_then(|former| former.cursor);
                 let until = UnixTime(now.0 + LEASE);
-                let held = Held { holder, place: place.clone(), until, job: job.into(), cursor, changed };
+                let held = Held { holder, place: place.clone(), until, job: job.into(), cursor };
                 let expect = doc.map_or(Expect::Absent, |doc| Expect::Version(doc.version));
                 let mut lease = Self { system: Arc::clone(system), key: key.clone(), version: 0, held };
                 if lease.write(expect).await? {
@@ -88,19 +84,18 @@ impl JobLease {
         }
     }
 
-    /// Where the last committed batch ended, and how many records the pass changed up to there.
+    /// Where the last committed batch ended; `None` where a whole pass begins.
     #[must_use]
-    pub fn cursor(&self) -> (Option<&ScanCursor>, u64) {
-        (self.held.cursor.as_ref(), self.held.changed)
+    pub const fn cursor(&self) -> Option<&ScanCursor> {
+        self.held.cursor.as_ref()
     }
 
     /// Renews the lease and notes how far the pass is; `None` starts the next one.
     ///
     /// # Errors
     /// Somebody took it: this job was thought dead, and must stop.
-    pub async fn advance(&mut self, cursor: Option<ScanCursor>, changed: u64) -> Result<(), CustodyError> {
+    pub async fn advance(&mut self, cursor: Option<ScanCursor>) -> Result<(), CustodyError> {
         self.held.cursor = cursor;
-        self.held.changed = changed;
         self.held.until = UnixTime(self.system.now().await?.0 + LEASE);
         if self.write(Expect::Version(self.version)).await? {
             return Ok(());

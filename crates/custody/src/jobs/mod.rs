@@ -19,7 +19,9 @@ pub use self::{
     report::{Quarantined, Summary, Tally},
     run::{Ended, Observer, Silent, Update},
 };
-use keyfold_core::{envelope::Format, rewrap::How};
+use keyfold_core::{accept::Accepted, clock::UnixTime, envelope::Format, error::Code, rewrap::How};
+
+use crate::{collection::Collection, error::CustodyError};
 
 /// What a job does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -65,6 +67,29 @@ impl Job {
     #[must_use]
     pub const fn new(kind: Kind) -> Self {
         Self { kind, to: None, how: How::Rewrap, dry_run: false, batch: 500 }
+    }
+
+    /// Whether a collection can take what the job would make of it. Said once, before anything is read; each value is held to
+    /// the same policy again.
+    ///
+    /// # Errors
+    /// A format that the collection does not accept today, and Fernet, which binds no value to its place.
+    pub fn check(&self, collection: &Collection, now: UnixTime) -> Result<(), CustodyError> {
+        let Some(format) = self.to.filter(|_| self.kind != Kind::Verify) else { return Ok(()) };
+        if format == Format::Fernet {
+            return Err(CustodyError::invalid(
+                "records are not moved to fernet: its tokens are bound to no place, and are not used without",
+                "move to kf1 or v1; `keyfold seal --format fernet` makes single tokens",
+            ));
+        }
+        collection.accept.check(Accepted::Sealed(format), now.date()).map_err(|_| CustodyError::Invalid {
+            what: format!(
+                "collection `{}` does not accept {format} today, and could not read what it would become; accepted: {}",
+                collection.name, collection.accept
+            ),
+            hint: format!("list `{format}` under `accept` in keyfold.toml first"),
+            code: Some(Code::FormatNotAccepted),
+        })
     }
 
     const fn writes(&self) -> bool {

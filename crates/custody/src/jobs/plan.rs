@@ -3,7 +3,7 @@
 use keyfold_core::{
     clock::UnixTime,
     envelope::{Format, OpenError},
-    error::Hint,
+    error::{Code, Hint},
     keyring::Keyring,
     rewrap::{Move, MoveError, Mover, Target},
     rng::SystemRandom,
@@ -15,7 +15,7 @@ use crate::{
     error::CustodyError,
     layout::json::{Edit, Value, encode_string},
     records::{doc_cell, doc_of, reader, secrets, spliced},
-    store::{CellValue, StoredRecord, Swap},
+    store::{CellValue, MAX_CELL, StoredRecord, Swap},
 };
 
 /// What a batch of records should become.
@@ -60,6 +60,14 @@ pub fn plan_record(
 
 fn swap(collection: &Collection, record: StoredRecord, edits: Vec<Edit>) -> Result<Swap, CustodyError> {
     let new = CellValue::Text(spliced(collection, &record.key, doc_of(collection, &record)?, edits)?);
+    // A store refuses it, and the whole batch with it: one record would hold up all that come after.
+    if new.len() > MAX_CELL {
+        return Err(CustodyError::Invalid {
+            what: format!("sealed, the document would have {} bytes, at most {MAX_CELL} are stored", new.len()),
+            hint: "take something out of the record".into(),
+            code: Some(Code::TooLarge),
+        });
+    }
     let cell = doc_cell()?;
     let old = record.cells.into_iter().find(|held| held.name == cell).map(|held| held.value);
     let old = old.ok_or_else(|| CustodyError::invalid("the document is gone", "run again"))?;
@@ -160,5 +168,74 @@ fn whole(collection: &Collection, record: &str, error: &CustodyError) -> Quarant
         code: error.code().map_or("failed", |code| code.as_str()).into(),
         reason: error.to_string(),
         hint: error.hint(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfold_core::{
+        keyring::{Entry, KeyMaterial, Origin, Purpose, State},
+        secret::Key32,
+    };
+
+    use super::*;
+    use crate::{
+        config::Config,
+        store::{Cell, RecordKey},
+    };
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn keyring() -> Keyring {
+        let material = KeyMaterial::new(Purpose::Master, Key32::new([1; 32])).unwrap();
+        let kid = material.kid();
+        let entry = Entry::new(material, State::Staged, vec![Format::Kf1, Format::V1], NOW, Origin::Document);
+        let keyring = Keyring::first("kr", "d", Key32::new([9; 32]));
+        keyring.staged(entry).and_then(|keyring| keyring.promoted(kid, NOW)).unwrap()
+    }
+
+    fn collection(accept: &str) -> Collection {
+        let config = Config::parse(&format!("[collections.c]\nfields = [\"/p\"]\naccept = [{accept}]\n")).unwrap();
+        config.collection("c").unwrap().clone()
+    }
+
+    fn record(doc: String) -> StoredRecord {
+        let value = CellValue::text(doc);
+        StoredRecord {
+            key: RecordKey::new("r").unwrap(),
+            cells: vec![Cell { name: doc_cell().unwrap(), value }],
+            revision: 1,
+        }
+    }
+
+    #[test]
+    fn nothing_moves_to_a_format_that_its_collection_could_not_read() {
+        let collection = collection("\"kf1\", { format = \"plaintext\", until = 2999-12-31 }");
+        for format in [Format::V1, Format::Fernet] {
+            let job = Job { to: Some(format), ..Job::new(Kind::Migrate) };
+            assert!(job.check(&collection, NOW).is_err());
+            let mut planned = Planned::default();
+            let found = (record(r#"{"p":"hunter2"}"#.into()), NOW);
+            plan_record(&mut planned, &job, &keyring(), &collection, found);
+            assert!(planned.swaps.is_empty());
+            assert_eq!(planned.tally.quarantined[0].code, "format_not_accepted");
+        }
+        let job = Job { to: Some(Format::Kf1), ..Job::new(Kind::Migrate) };
+        job.check(&collection, NOW).unwrap();
+        let mut planned = Planned::default();
+        plan_record(&mut planned, &job, &keyring(), &collection, (record(r#"{"p":"hunter2"}"#.into()), NOW));
+        assert_eq!(planned.swaps.len(), 1);
+    }
+
+    #[test]
+    fn a_record_that_would_outgrow_the_store_is_named_and_holds_up_no_other() {
+        let collection = collection("\"kf1\", { format = \"plaintext\", until = 2999-12-31 }");
+        let filling = "x".repeat(MAX_CELL - 50);
+        let mut planned = Planned::default();
+        for doc in [format!(r#"{{"p":"hunter2","n":"{filling}"}}"#), r#"{"p":"hunter2"}"#.into()] {
+            plan_record(&mut planned, &Job::new(Kind::Migrate), &keyring(), &collection, (record(doc), NOW));
+        }
+        assert_eq!(planned.swaps.len(), 1);
+        assert_eq!(planned.tally.quarantined[0].code, "too_large");
     }
 }

@@ -136,7 +136,8 @@ impl Run<'_> {
         }
         let mut leases = self.leases().await?;
         for pass in 1..=MAX_PASSES {
-            let whole = leases.iter().all(|(_, lease)| lease.cursor().0.is_none());
+            // A pass that goes on where another process left off says nothing about what lies before.
+            let whole = leases.iter().all(|(_, lease)| lease.cursor().is_none());
             let result = self.pass(pass, &mut leases).await;
             let (tally, stopped) = match result {
                 Ok(done) => done,
@@ -204,12 +205,7 @@ impl Run<'_> {
         mut lease: Option<&mut JobLease>,
         tally: &mut Tally,
     ) -> Result<bool, CustodyError> {
-        let (from, changed) = lease.as_deref().map_or((None, 0), |lease| {
-            let (cursor, changed) = lease.cursor();
-            (cursor.cloned(), changed)
-        });
-        // A pass that is gone on from counts what it changed before; it must not look like one that found nothing.
-        let mut pass_changed = changed;
+        let from = lease.as_deref().and_then(|lease| lease.cursor().cloned());
         let pages = stream::try_unfold(Some(from), |from| async {
             let Some(after) = from else { return Ok::<_, CustodyError>(None) };
             let page =
@@ -239,15 +235,10 @@ impl Run<'_> {
         let mut planned = std::pin::pin!(planned);
         while let Some(batch) = planned.next().await {
             let (batch, keyring, cursor) = batch?;
-            let mut done = self.commit(batch, &keyring).await?;
+            let done = self.commit(batch, &keyring).await?;
             drop(keyring);
-            pass_changed += done.changed;
             if let Some(lease) = lease.as_deref_mut() {
-                let last = cursor.is_none();
-                lease.advance(cursor, if last { 0 } else { pass_changed }).await?;
-                if last && changed > 0 {
-                    done.changed = done.changed.max(1);
-                }
+                lease.advance(cursor).await?;
             }
             tally.add(done);
             let (collection, total) = (self.collection.name.as_str(), self.total);

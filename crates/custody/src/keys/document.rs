@@ -8,7 +8,6 @@ use keyfold_core::{
     keyring::{
         Entry, Keyring,
         document::{self, DocumentError},
-        edit::EditError,
     },
     rng::SystemRandom,
     root::RootKey,
@@ -29,6 +28,8 @@ pub struct Loaded {
     pub keyring: Keyring,
     /// The version in the system store.
     pub version: u64,
+    /// The document itself.
+    pub document: Vec<u8>,
     /// Keys of the environment that a tombstone refused.
     pub buried: Vec<KeyId>,
 }
@@ -40,25 +41,13 @@ pub struct KeyringStore {
     root: Arc<dyn RootKey>,
     copies: Copies,
     environment: Vec<Entry>,
-    checkpoint: u64,
 }
 
 impl KeyringStore {
     /// The document in `system`, wrapped by `root`, copied to a folder. `environment` holds raw keys to merge in.
     #[must_use]
     pub fn new(system: Arc<dyn SystemStore>, root: Arc<dyn RootKey>, copies: Copies, environment: Vec<Entry>) -> Self {
-        Self { system, root, copies, environment, checkpoint: 0 }
-    }
-
-    /// Refuses documents below this generation, which a checkpoint of the audit log names.
-    #[must_use]
-    pub fn not_below(self, checkpoint: u64) -> Self {
-        Self { checkpoint, ..self }
-    }
-
-    /// The highest generation that this node or a checkpoint has seen.
-    fn seen(&self) -> Result<u64, CustodyError> {
-        Ok(self.copies.seen()?.max(self.checkpoint))
+        Self { system, root, copies, environment }
     }
 
     /// Stores the first document of a deployment.
@@ -86,6 +75,9 @@ impl KeyringStore {
     /// # Errors
     /// See [`DocumentError`]; and no document at all.
     pub async fn load(&self) -> Result<Loaded, CustodyError> {
+        // Before the document is read: were it the other way round, another process that changes keys in between would make
+        // the document just read look older than what this folder has seen.
+        let seen = self.copies.seen()?;
         let Some(doc) = self.system.get(KEYRING_KEY).await? else {
             let copy = self.copies.document_path();
             return Err(CustodyError::Invalid {
@@ -101,12 +93,12 @@ impl KeyringStore {
                 code: Some(Code::DocumentRefused),
             });
         };
-        let keyring = document::open(&*self.root, &doc.value, self.seen()?).await?;
-        if keyring.generation() > self.copies.seen()? || self.copies.document()?.is_none() {
+        let keyring = document::open(&*self.root, &doc.value, seen).await?;
+        if keyring.generation() > seen || self.copies.document()?.is_none() {
             self.copies.take(&doc.value, keyring.generation())?;
         }
         let (keyring, buried) = keyring.with_environment(self.environment.clone());
-        Ok(Loaded { keyring, version: doc.version, buried })
+        Ok(Loaded { keyring, version: doc.version, document: doc.value, buried })
     }
 
     /// Changes the keyring: loads the newest, applies `edit`, stores the result if nobody was faster, else starts anew.
@@ -116,7 +108,7 @@ impl KeyringStore {
     /// What `edit` refuses; a store or folder that cannot be written.
     pub async fn edit(
         &self,
-        edit: impl Fn(&Keyring) -> Result<Keyring, EditError> + Send + Sync,
+        edit: impl Fn(&Keyring) -> Result<Keyring, CustodyError> + Send + Sync,
     ) -> Result<Keyring, CustodyError> {
         for _ in 0..20 {
             let loaded = self.load().await?;
@@ -144,49 +136,90 @@ impl KeyringStore {
     /// # Errors
     /// As [`KeyringStore::load`].
     pub async fn export(&self) -> Result<Vec<u8>, CustodyError> {
-        self.load().await?;
-        Ok(self.system.get(KEYRING_KEY).await?.map(|doc| doc.value).unwrap_or_default())
+        Ok(self.load().await?.document)
     }
 
-    /// Opens a backup that may take the place of the document: it opens under the root key, belongs to the same keyring where
-    /// there is one, and is not older than what this folder or a checkpoint has seen.
+    /// Looks whether a backup may take the place of the document. It must open under the root key, belong to the same keyring
+    /// where there is one, not be older than what this folder has seen, and know every key that it would replace: two copies
+    /// of a deployment that went on apart each have keys that the other never had.
     ///
     /// # Errors
-    /// See [`DocumentError`].
-    pub async fn restorable(&self, backup: &[u8]) -> Result<Keyring, CustodyError> {
-        let keyring = document::open(&*self.root, backup, self.seen()?).await?;
-        let stored = self.system.get(KEYRING_KEY).await?.map(|doc| doc.value);
-        // What lies there may be damaged, which is why it is being replaced; then it has no say.
-        for there in [stored, self.copies.document()?].into_iter().flatten() {
-            let Ok(there) = document::open(&*self.root, &there, 0).await else { continue };
-            if there.id() != keyring.id() {
-                return Err(CustodyError::Invalid {
-                    what: format!("the backup is of keyring `{}`, this folder holds `{}`", keyring.id(), there.id()),
-                    hint: "restore into an empty data folder".into(),
-                    code: Some(Code::DocumentRefused),
-                });
-            }
-            if there.generation() > keyring.generation() {
-                let (found, seen) = (keyring.generation(), there.generation());
-                return Err(DocumentError::Older { found, seen }.into());
+    /// See [`DocumentError`]; and a backup that would lose a key or bring one back.
+    pub async fn examine(&self, backup: Vec<u8>) -> Result<Restorable, CustodyError> {
+        let seen = self.copies.seen()?;
+        let keyring = document::open(&*self.root, &backup, seen).await?;
+        let stored = self.system.get(KEYRING_KEY).await?;
+        let copy = self.copies.document()?;
+        for there in stored.iter().map(|doc| &doc.value).chain(&copy).filter(|there| **there != backup) {
+            // What lies there may be damaged, which is why it is being replaced; then it has no say.
+            if let Ok(there) = document::open(&*self.root, there, 0).await {
+                succeeds(&keyring, &there)?;
             }
         }
-        Ok(keyring)
+        let expect = stored.map_or(Expect::Absent, |doc| Expect::Version(doc.version));
+        Ok(Restorable { keyring, document: backup, expect })
     }
 
     /// Puts a backup in the place of the document.
     ///
     /// # Errors
-    /// As [`KeyringStore::restorable`].
-    pub async fn restore(&self, backup: &[u8]) -> Result<Keyring, CustodyError> {
-        let expect = self.system.get(KEYRING_KEY).await?.map_or(Expect::Absent, |doc| Expect::Version(doc.version));
-        let keyring = self.restorable(backup).await?;
-        match self.system.put(KEYRING_KEY, backup, expect, None).await? {
+    /// The document changed since the backup was examined; a store or folder that cannot be written.
+    pub async fn restore(&self, backup: Restorable) -> Result<Keyring, CustodyError> {
+        let Restorable { keyring, document, expect } = backup;
+        match self.system.put(KEYRING_KEY, &document, expect, None).await? {
             Put::Conflict => Err(CustodyError::Conflict { what: "the keyring changed while it was restored".into() }),
             Put::Stored { .. } => {
-                self.copies.take(backup, keyring.generation())?;
+                self.copies.take(&document, keyring.generation())?;
                 Ok(keyring)
             }
         }
     }
+}
+
+/// A backup that may take the place of the document.
+pub struct Restorable {
+    keyring: Keyring,
+    document: Vec<u8>,
+    expect: Expect,
+}
+
+impl Restorable {
+    /// What it holds.
+    #[must_use]
+    pub const fn keyring(&self) -> &Keyring {
+        &self.keyring
+    }
+}
+
+/// Whether a backup can be what became of a keyring, as far as that shows.
+fn succeeds(backup: &Keyring, there: &Keyring) -> Result<(), CustodyError> {
+    if there.id() != backup.id() {
+        return Err(CustodyError::invalid(
+            format!("the backup is of keyring `{}`, the store holds `{}`", backup.id(), there.id()),
+            "restore into an empty data folder",
+        ));
+    }
+    if there.generation() > backup.generation() {
+        let (found, seen) = (backup.generation(), there.generation());
+        return Err(DocumentError::Older { found, seen }.into());
+    }
+    let apart = |what: String| {
+        CustodyError::Invalid {
+        what,
+        hint: "the backup comes from a copy of this deployment that went on by itself; restore it into an empty data folder"
+            .into(),
+        code: Some(Code::DocumentRefused),
+    }
+    };
+    if let Some(tombstone) = there.tombstones().iter().find(|tombstone| backup.tombstone(tombstone.kid).is_none()) {
+        return Err(apart(format!("key `{}` was destroyed here, and the backup does not know it", tombstone.kid)));
+    }
+    let known = |kid| backup.entry(kid).is_some() || backup.tombstone(kid).is_some();
+    if let Some(entry) = there.entries().iter().find(|entry| !known(entry.kid())) {
+        return Err(apart(format!("the backup does not hold key `{}`, which would be lost", entry.kid())));
+    }
+    if there.generation() == backup.generation() {
+        return Err(apart(format!("the backup is another document of generation {}", backup.generation())));
+    }
+    Ok(())
 }

@@ -8,12 +8,12 @@ use keyfold_core::{
     envelope::Format,
     error::Hint,
     id::{KeyId, WriterId},
-    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, edit::EditError},
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State},
     rng::{self, SystemRandom},
     secret::Key32,
 };
 
-use super::process::{LEASE, Processes, Report};
+use super::process::{LEASE, Place, Processes, Report};
 use crate::{
     access::{Permit, op::Manage},
     census::Census,
@@ -21,11 +21,23 @@ use crate::{
     error::CustodyError,
 };
 
+/// What a census found holds for the keyring that it was taken under: meanwhile another process may have promoted the key
+/// again, and sealed under it behind the census's back.
+fn unchanged(keyring: &Keyring, generation: u64) -> Result<&Keyring, CustodyError> {
+    if keyring.generation() == generation {
+        return Ok(keyring);
+    }
+    let found = keyring.generation();
+    Err(CustodyError::Conflict {
+        what: format!("the keyring changed from generation {generation} to {found} meanwhile"),
+    })
+}
+
 impl Custody {
     async fn edited(
         &self,
         mut event: Event,
-        edit: impl Fn(&Keyring) -> Result<Keyring, EditError> + Send + Sync,
+        edit: impl Fn(&Keyring) -> Result<Keyring, CustodyError> + Send + Sync,
     ) -> Result<Keyring, CustodyError> {
         event.generation = Some(self.keys.opening().generation() + 1);
         let keyring = self.auditor.audited(event, async |_| self.keys.store().edit(edit).await).await?;
@@ -57,7 +69,7 @@ impl Custody {
         event.kid = Some(kid);
         self.edited(event, |keyring| {
             let next = keyring.staged(entry.clone())?;
-            if next.primary_of(purpose).is_none() { next.promoted(kid, now) } else { Ok(next) }
+            Ok(if next.primary_of(purpose).is_none() { next.promoted(kid, now)? } else { next })
         })
         .await?;
         Ok(kid)
@@ -76,7 +88,7 @@ impl Custody {
         self.wait_for(wait, "open the staged key", |report| report.opens >= generation).await?;
         let mut event = self.auditor.event(permit.actor(), Action::KeyPromote)?;
         event.kid = Some(kid);
-        self.edited(event, |keyring| keyring.promoted(kid, now)).await.map(|_| ())
+        self.edited(event, |keyring| Ok(keyring.promoted(kid, now)?)).await.map(|_| ())
     }
 
     /// Refuses a key from now on, once nobody seals under it and nothing stored needs it.
@@ -89,6 +101,7 @@ impl Custody {
         kid: KeyId,
         wait: Duration,
     ) -> Result<Census, CustodyError> {
+        self.keys.look().await?;
         let keyring = self.keys.opening();
         let now = self.auditor.clock().now();
         keyring.retired(kid, now)?;
@@ -98,7 +111,7 @@ impl Custody {
         let census = self.unused(kid).await?;
         let mut event = self.auditor.event(permit.actor(), Action::KeyRetire)?;
         event.kid = Some(kid);
-        self.edited(event, |keyring| keyring.retired(kid, now)).await?;
+        self.edited(event, |keyring| Ok(unchanged(keyring, generation)?.retired(kid, now)?)).await?;
         Ok(census)
     }
 
@@ -108,9 +121,9 @@ impl Custody {
     /// A key that is not retired.
     pub async fn activate_key(&self, permit: &Permit<Manage>, kid: KeyId) -> Result<(), CustodyError> {
         let now = self.auditor.clock().now();
-        let mut event = self.auditor.event(permit.actor(), Action::KeyPromote)?;
+        let mut event = self.auditor.event(permit.actor(), Action::KeyActivate)?;
         event.kid = Some(kid);
-        self.edited(event, |keyring| keyring.activated(kid, now)).await.map(|_| ())
+        self.edited(event, |keyring| Ok(keyring.activated(kid, now)?)).await.map(|_| ())
     }
 
     /// Leaves a tombstone where a key was, if it has been retired for `min_age` and a second census finds nothing under it.
@@ -123,9 +136,11 @@ impl Custody {
         kid: KeyId,
         min_age: Duration,
     ) -> Result<(), CustodyError> {
+        self.keys.look().await?;
         let keyring = self.keys.opening();
         let now = self.auditor.clock().now();
         keyring.destroyed(kid, now)?;
+        let generation = keyring.generation();
         let retired_for = keyring.entry(kid).map_or(0, |entry| now.0.saturating_sub(entry.since().0));
         if retired_for < min_age.as_secs() {
             return Err(CustodyError::Waiting {
@@ -140,7 +155,7 @@ impl Custody {
         self.unused(kid).await?;
         let mut event = self.auditor.event(permit.actor(), Action::KeyDestroy)?;
         event.kid = Some(kid);
-        self.edited(event, |keyring| keyring.destroyed(kid, now)).await.map(|_| ())
+        self.edited(event, |keyring| Ok(unchanged(keyring, generation)?.destroyed(kid, now)?)).await.map(|_| ())
     }
 
     /// Records the configured accept policies as floors; gives the new generation.
@@ -150,14 +165,27 @@ impl Custody {
     pub async fn apply_floors(&self, permit: &Permit<Manage>, loosen: bool) -> Result<u64, CustodyError> {
         let floors = || self.config.collections.values().map(|c| (c.id.as_str(), &c.accept));
         let event = self.auditor.event(permit.actor(), Action::AcceptChanged)?;
-        Ok(self.edited(event, |keyring| keyring.with_floors(floors(), loosen)).await?.generation())
+        Ok(self.edited(event, |keyring| Ok(keyring.with_floors(floors(), loosen)?)).await?.generation())
     }
 
     /// Strikes a process off the list of those that are waited for.
     ///
     /// # Errors
-    /// No such process.
+    /// No such process; one that still reports, and would seal on under a key that is then retired.
     pub async fn forget_process(&self, permit: &Permit<Manage>, id: WriterId) -> Result<(), CustodyError> {
+        let now = self.system.now().await?;
+        if let Some(report) = self.keys.processes().get(id).await?
+            && now.0.saturating_sub(report.reported.0) <= LEASE.as_secs()
+            && !report.place.ended(&Place::here())
+        {
+            return Err(CustodyError::Waiting {
+                what: format!("process {} still reports", Processes::name(std::slice::from_ref(&report))),
+                hint: format!(
+                    "let it finish or stop it; one that is silent for {} s can be forgotten",
+                    LEASE.as_secs()
+                ),
+            });
+        }
         let mut event = self.auditor.event(permit.actor(), Action::ProcessForgotten)?;
         event.record = Some(keyfold_core::audit::Name::abridge(&id.to_string()));
         self.auditor
@@ -185,8 +213,12 @@ impl Custody {
         }
         if census.unreadable > 0 {
             return Err(CustodyError::Waiting {
-                what: format!("{} stored values do not open, and may need key `{kid}`", census.unreadable),
-                hint: "`keyfold verify` names them; mend or remove them first".into(),
+                what: format!(
+                    "{} stored values do not open, and may need key `{kid}`; the first is {}",
+                    census.unreadable,
+                    census.first_unreadable.as_deref().unwrap_or("not known")
+                ),
+                hint: "mend or remove them first; `keyfold verify` names those in declared fields".into(),
             });
         }
         Ok(census)

@@ -5,7 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyfold_core::{clock::UnixTime, id::WriterId, keyring::Keyring};
+use keyfold_core::{
+    clock::UnixTime,
+    error::Code,
+    id::WriterId,
+    keyring::{self, Keyring, document::DocumentError},
+};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
@@ -128,6 +133,32 @@ impl LiveKeyring {
         Ok(self.opening())
     }
 
+    /// Asked right before what was sealed is stored. A process that stood still for longer than it may go without a look may
+    /// have been given up by the others: it makes sure that the keys it sealed under are still in use.
+    ///
+    /// # Errors
+    /// A key was retired or destroyed meanwhile; the keyring could not be looked at. Nothing must be stored then.
+    pub async fn confirm(&self, sealing: &Keyring) -> Result<(), CustodyError> {
+        if self.state().looked.elapsed() <= REPORT {
+            return Ok(());
+        }
+        self.look().await?;
+        let current = self.opening();
+        let primaries = sealing.entries().iter().filter(|entry| entry.state() == keyring::State::Primary);
+        for kid in primaries.map(keyring::Entry::kid) {
+            if !current.entry(kid).is_some_and(|entry| entry.state().opens()) {
+                return Err(CustodyError::Invalid {
+                    what: format!(
+                        "key `{kid}` was taken out of use while this process stood still; nothing was stored"
+                    ),
+                    hint: "run it again".into(),
+                    code: Some(Code::KeyRetired),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Reloads the keyring if its document changed, and reports.
     ///
     /// # Errors
@@ -138,6 +169,11 @@ impl LiveKeyring {
         if self.store.version().await? != Some(self.state().version) {
             let loaded = self.store.load().await?;
             let mut state = self.state();
+            // The folder refuses what is older than it has seen; this holds also where its files went with the document.
+            let (found, seen) = (loaded.keyring.generation(), state.current.generation());
+            if found < seen {
+                return Err(DocumentError::Older { found, seen }.into());
+            }
             let former = std::mem::replace(&mut state.current, Arc::new(loaded.keyring));
             state.earlier.push(Arc::downgrade(&former));
             state.version = loaded.version;
@@ -197,4 +233,13 @@ fn generations(state: &mut State) -> (u64, u64) {
     let seals =
         state.earlier.iter().filter_map(Weak::upgrade).map(|keyring| keyring.generation()).fold(opens, u64::min);
     (opens, seals)
+}
+
+#[cfg(test)]
+impl LiveKeyring {
+    /// As if the process had been stopped for a while.
+    pub(super) fn stand_still(&self, wait: Duration) {
+        let mut state = self.state();
+        state.looked = state.looked.checked_sub(wait).unwrap_or(state.looked);
+    }
 }

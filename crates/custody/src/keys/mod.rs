@@ -9,11 +9,13 @@ mod document;
 pub mod life;
 mod live;
 pub mod process;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 pub use self::{
     copies::Copies,
-    document::{KEYRING_KEY, KeyringStore},
+    document::{KEYRING_KEY, KeyringStore, Restorable},
     live::{LiveKeyring, Sealing},
     usage::Usage,
 };

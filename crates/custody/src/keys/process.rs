@@ -66,8 +66,14 @@ impl Place {
     #[must_use]
     pub fn ended(&self, here: &Self) -> bool {
         let comparable = self.boot == here.boot && self.boot.trim() != "" && self.started != 0;
-        comparable && start_of(self.pid) != Some(self.started)
+        comparable && start_of(self.pid).map_or_else(sees_all, |started| started != self.started)
     }
+}
+
+/// Whether a process that does not show is not there: `/proc` can be mounted so that others' processes are hidden, and then
+/// the first one, which always runs, does not show either.
+fn sees_all() -> bool {
+    fs::read_to_string("/proc/1/stat").is_ok()
 }
 
 /// Field 22 of `/proc/PID/stat`; the command name before it may hold anything, so the count starts after its last `)`.
@@ -117,6 +123,15 @@ impl Processes {
         Ok(self.system.delete(&Self::key(id), Expect::Any).await?)
     }
 
+    /// What one process last reported; `None` where it is not on the list.
+    ///
+    /// # Errors
+    /// The store cannot be read, or holds a report that is none.
+    pub async fn get(&self, id: WriterId) -> Result<Option<Report>, CustodyError> {
+        let key = Self::key(id);
+        self.system.get(&key).await?.map(|doc| parse(&key, &doc.value)).transpose()
+    }
+
     /// All processes that are not known to have ended; those are struck off on the way.
     ///
     /// # Errors
@@ -130,12 +145,7 @@ impl Processes {
             let Some((last, _)) = page.last() else { return Ok(live) };
             after = Some(last.clone());
             for (key, doc) in page {
-                let report: Report = serde_json::from_slice(&doc.value).map_err(|error| {
-                    CustodyError::invalid(
-                        format!("system document `{key}` is not a report: {error}"),
-                        "remove that document",
-                    )
-                })?;
+                let report = parse(&key, &doc.value)?;
                 if report.place.ended(&here) {
                     self.system.delete(&key, Expect::Version(doc.version)).await?;
                 } else {
@@ -151,4 +161,10 @@ impl Processes {
         let one = |r: &Report| format!("{} (`{}`, process {} on {})", r.id, r.command, r.place.pid, r.place.host);
         reports.iter().map(one).collect::<Vec<_>>().join(", ")
     }
+}
+
+fn parse(key: &str, value: &[u8]) -> Result<Report, CustodyError> {
+    serde_json::from_slice(value).map_err(|error| {
+        CustodyError::invalid(format!("system document `{key}` is not a report: {error}"), "remove that document")
+    })
 }

@@ -99,7 +99,7 @@ const ISSUERS: &[&str] = &[
 #[must_use]
 pub fn leaf_looks_secret(leaf: &Leaf<'_>) -> Option<Reason> {
     looks_secret(leaf.name.unwrap_or(""), leaf.value).or_else(|| {
-        let inside = leaf.pointer.split('/').any(|part| ends_like(part, MAPS));
+        let inside = end(leaf.pointer, MAX_LOOK).split(|&b| b == b'/').any(|part| ends_like(part, MAPS));
         (inside && holds_something(leaf.value)).then_some(Reason::Name)
     })
 }
@@ -128,11 +128,20 @@ pub fn looks_secret(name: &str, value: &str) -> Option<Reason> {
     if ISSUERS.iter().any(|prefix| text.strip_prefix(prefix).is_some_and(is_token_body)) {
         return Some(Reason::IssuerPrefix);
     }
-    (ends_like(name, NAMES) && holds_something(text)).then_some(Reason::Name)
+    (ends_like(name.as_bytes(), NAMES) && holds_something(text)).then_some(Reason::Name)
 }
 
-fn ends_like(name: &str, ends: &[&str]) -> bool {
-    let plain: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+/// How much of a name, and of a pointer, is looked at, from its end: both are there once for each value below them.
+const MAX_LOOK: usize = 1024;
+
+fn end(text: &str, most: usize) -> &[u8] {
+    &text.as_bytes()[text.len().saturating_sub(most)..]
+}
+
+fn ends_like(name: &[u8], ends: &[&str]) -> bool {
+    let name = &name[name.len().saturating_sub(MAX_LOOK)..];
+    let letters = name.iter().filter(|b| b.is_ascii_alphanumeric());
+    let plain: String = letters.map(|b| char::from(b.to_ascii_lowercase())).collect();
     ends.iter().any(|end| plain.ends_with(end))
 }
 

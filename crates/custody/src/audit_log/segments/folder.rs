@@ -105,6 +105,19 @@ impl Folder {
         Ok(found)
     }
 
+    /// The segment in which a writer began, wherever it lies by now; `None` where there is none.
+    pub(in crate::audit_log) fn first_segment(&self, writer: WriterId) -> Result<Option<File>, AuditError> {
+        let path = self.open_path(writer, 0);
+        match File::open(&path).or_else(|error| match error.kind() {
+            ErrorKind::NotFound => File::open(self.closed_path(writer, 0)),
+            _ => Err(error),
+        }) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(AuditError::io("read", path, error)),
+        }
+    }
+
     /// Opens a segment for reading, also if it was finished since it was listed.
     pub(in crate::audit_log) fn read(&self, writer: WriterId, number: u32, path: &Path) -> Result<File, AuditError> {
         File::open(path)

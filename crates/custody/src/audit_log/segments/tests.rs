@@ -378,3 +378,24 @@ async fn p41_what_a_sigkill_leaves_is_whole_unanchored_and_anchored_by_the_next_
     bed.run(3..4).await;
     assert_eq!(bed.verdict(), Verdict::Ok { events: 4, chains: 2 });
 }
+
+#[tokio::test]
+async fn p18_the_last_checkpoint_tells_the_generation_to_who_holds_the_deployments_key_only() {
+    let bed = Bed::new();
+    let log = AuditLog::at(&bed.path());
+    assert!(log.last_checkpoint().unwrap().is_none());
+    bed.run(0..1).await;
+    let sink = bed.writer();
+    let _proof = sink.append(&[event(1)]).await.unwrap();
+    sink.close(7).await.unwrap();
+    let last = log.last_checkpoint().unwrap().unwrap();
+    let key = |seed: u8| {
+        let deployment = Deployment::new("d").unwrap();
+        VerifierKey::of(&deployment, SigningKey::from_seed(&[seed; 32]).unwrap().public())
+    };
+    assert_eq!(last.generation(&key(1)), Some(7));
+    assert_eq!(last.generation(&key(2)), None);
+    let notes = fs::read_to_string(bed.path().join("notes")).unwrap();
+    fs::write(bed.path().join("notes"), notes.replace("\n7\n", "\n9\n")).unwrap();
+    assert_eq!(log.last_checkpoint().unwrap().unwrap().generation(&key(1)), None);
+}

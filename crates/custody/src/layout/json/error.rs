@@ -8,6 +8,12 @@ pub const MAX_DOCUMENT: usize = 16 << 20;
 /// How deep arrays and objects may be nested.
 pub const MAX_DEPTH: u32 = 128;
 
+/// How many declared fields of one document are looked at.
+pub const MAX_FIELDS: usize = 100_000;
+
+/// How much memory their pointers may take, in bytes (64 MiB): each repeats the names of all members above it.
+pub const MAX_POINTERS: usize = 64 << 20;
+
 /// Why a document cannot be read or edited.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +44,12 @@ pub enum JsonError {
         /// Its size in bytes.
         found: usize,
     },
+    /// More declared fields, or longer names above them, than there is memory for.
+    #[error("more secret fields than are read from one document, or names too long above them, at byte {at}")]
+    TooManyFields {
+        /// Where the first one too many is.
+        at: usize,
+    },
     /// A member that a declared path goes through, twice in one object. Readers differ on which one counts.
     #[error("the member `{pointer}` occurs twice, again at byte {at}")]
     Duplicate {
@@ -60,6 +72,9 @@ impl Hint for JsonError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Duplicate { .. } => Some("write the member once; until then the record is left as it is".into()),
+            Self::TooManyFields { .. } => {
+                Some(format!("a document has at most {MAX_FIELDS}; make several records of it"))
+            }
             Self::LoneSurrogate { .. } => Some("the program that wrote it cut a character in two".into()),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::HashSet, ops::Range};
 use zeroize::Zeroizing;
 
 use super::{
-    error::JsonError,
+    error::{JsonError, MAX_FIELDS, MAX_POINTERS},
     scan::{Event, Scanner, Token},
 };
 use crate::layout::path::{FieldPath, escape};
@@ -97,6 +97,8 @@ struct Finder<'a> {
     first: usize,
     levels: Vec<Level<'a>>,
     found: Vec<Found>,
+    /// Bytes of all pointers found.
+    pointers: usize,
 }
 
 fn bits(mut mask: Mask) -> impl Iterator<Item = usize> {
@@ -111,7 +113,7 @@ fn bits(mut mask: Mask) -> impl Iterator<Item = usize> {
 
 impl<'a> Finder<'a> {
     fn new(text: &'a str, paths: &'a [FieldPath], first: usize) -> Result<Self, JsonError> {
-        Ok(Self { scanner: Scanner::new(text)?, paths, first, levels: Vec::new(), found: Vec::new() })
+        Ok(Self { scanner: Scanner::new(text)?, paths, first, levels: Vec::new(), found: Vec::new(), pointers: 0 })
     }
 
     fn run(mut self) -> Result<Vec<Found>, JsonError> {
@@ -132,7 +134,7 @@ impl<'a> Finder<'a> {
                 Event::Close { end } => self.close(end),
                 Event::Open { object, at } => {
                     let kind = if object { Kind::Object } else { Kind::Array };
-                    let found = self.push(ends, at..at, Value::Other(kind));
+                    let found = self.push(ends, at..at, Value::Other(kind))?;
                     let active = here & !ends;
                     if active != 0 {
                         self.enter(object, active, found);
@@ -147,12 +149,12 @@ impl<'a> Finder<'a> {
                     let raw = token.raw(self.scanner.text());
                     let mut value = Zeroizing::new(String::with_capacity(raw.len()));
                     token.decode(self.scanner.text(), &mut value);
-                    self.push(ends, token.start..token.end, Value::Text(value));
+                    self.push(ends, token.start..token.end, Value::Text(value))?;
                 }
                 Event::String(_) => {}
-                Event::Null { start, end } => drop(self.push(ends, start..end, Value::Null)),
-                Event::Bool { start, end } => drop(self.push(ends, start..end, Value::Other(Kind::Bool))),
-                Event::Number { start, end } => drop(self.push(ends, start..end, Value::Other(Kind::Number))),
+                Event::Null { start, end } => drop(self.push(ends, start..end, Value::Null)?),
+                Event::Bool { start, end } => drop(self.push(ends, start..end, Value::Other(Kind::Bool))?),
+                Event::Number { start, end } => drop(self.push(ends, start..end, Value::Other(Kind::Number))?),
             }
         }
         Ok(self.found)
@@ -217,11 +219,15 @@ impl<'a> Finder<'a> {
         }
     }
 
-    fn push(&mut self, ends: Mask, span: Range<usize>, value: Value) -> Option<usize> {
-        let path = bits(ends).next()?;
+    fn push(&mut self, ends: Mask, span: Range<usize>, value: Value) -> Result<Option<usize>, JsonError> {
+        let Some(path) = bits(ends).next() else { return Ok(None) };
         let (pointer, exact) = self.pointers();
+        self.pointers = self.pointers.saturating_add(pointer.len() + exact.len());
+        if self.found.len() == MAX_FIELDS || self.pointers > MAX_POINTERS {
+            return Err(JsonError::TooManyFields { at: span.start });
+        }
         self.found.push(Found { path: self.first + path, pointer, exact, span, value });
-        Some(self.found.len() - 1)
+        Ok(Some(self.found.len() - 1))
     }
 
     fn pointers(&self) -> (String, String) {

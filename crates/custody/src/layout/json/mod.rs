@@ -15,7 +15,7 @@ mod strings;
 #[cfg(test)]
 mod tests;
 
-pub use error::{JsonError, MAX_DEPTH, MAX_DOCUMENT};
+pub use error::{JsonError, MAX_DEPTH, MAX_DOCUMENT, MAX_FIELDS, MAX_POINTERS};
 pub use find::{Found, Kind, Value, find};
 pub use splice::{Edit, Encoded, encode_string, splice};
 pub use strings::{Leaf, strings};

@@ -1,5 +1,7 @@
 //! Walking every string of a document.
 
+use std::rc::Rc;
+
 use zeroize::Zeroizing;
 
 use super::{
@@ -23,8 +25,9 @@ struct Level {
     object: bool,
     /// How long the pointer is without this level's own step.
     base: usize,
-    /// The name of the member being looked at, or inherited by an array.
-    name: Option<String>,
+    /// The name of the member being looked at, or inherited by an array. Shared: a document can be one long name and a million
+    /// arrays.
+    name: Option<Rc<str>>,
 }
 
 /// Calls `visit` for each string, in the order of the text, names of members excepted.
@@ -43,7 +46,7 @@ pub fn strings(text: &str, mut visit: impl FnMut(Leaf<'_>)) -> Result<(), JsonEr
                 pointer.truncate(level.base);
                 pointer.push('/');
                 pointer.push_str(&escape(&key));
-                level.name = Some(key.into_owned());
+                level.name = Some(key.into());
             }
             Event::Open { object, .. } => {
                 let name = levels.last().and_then(|level| level.name.clone());

@@ -273,3 +273,22 @@ proptest! {
         prop_assert_eq!(seen, count(&document));
     }
 }
+
+#[test]
+fn p11_a_long_name_above_many_values_takes_bounded_time_and_memory() {
+    let name = "n".repeat(4 << 20);
+    let arrays = format!("{{\"{name}\":[{}\"x\"]}}", "[],".repeat(1 << 20));
+    let mut seen = 0;
+    strings(&arrays, |leaf| seen += usize::from(leaf.name == Some(&name))).unwrap();
+    assert_eq!(seen, 1);
+
+    let members: String = (0..1000).map(|n| format!("\"{n}\":\"\",")).collect();
+    let wide = format!("{{\"{name}\":{{{members}\"x\":\"\"}}}}");
+    let many = format!("{{\"a\":[{}\"\"]}}", "\"\",".repeat(MAX_FIELDS));
+    for (doc, path) in [(&wide, "/*/*"), (&many, "/a/*")] {
+        let refused = find(doc, &[path.parse().unwrap()]).err();
+        assert!(matches!(refused, Some(JsonError::TooManyFields { .. })), "{refused:?}");
+    }
+    let most = format!("{{\"a\":[{}\"\"]}}", "\"\",".repeat(MAX_FIELDS - 1));
+    assert_eq!(find(&most, &["/a/*".parse().unwrap()]).ok().unwrap().len(), MAX_FIELDS);
+}

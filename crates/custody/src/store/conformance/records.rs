@@ -1,4 +1,4 @@
-//! [`RecordStore`](crate::store::RecordStore): scan, read and compare-and-swap.
+//! [`RecordStore`]: scan, read and compare-and-swap.
 
 use std::{collections::HashMap, sync::Arc};
 

@@ -132,7 +132,11 @@ impl SqliteStore {
         self.check_file()?;
         let mut connection = self.inner.writer.acquire().await.map_err(|e| self.error(e))?;
         if how == Scrub::File {
-            sqlx::query("VACUUM").execute(&mut *connection).await.map_err(|e| self.error(e))?;
+            // The whole file is written anew, which takes more than memory; what statements keep goes back to memory after it.
+            sqlx::query("PRAGMA temp_store = FILE").execute(&mut *connection).await.map_err(|e| self.error(e))?;
+            let vacuumed = sqlx::query("VACUUM").execute(&mut *connection).await;
+            sqlx::query("PRAGMA temp_store = MEMORY").execute(&mut *connection).await.map_err(|e| self.error(e))?;
+            vacuumed.map_err(|e| self.error(e))?;
         }
         // The busy handler covers writers; a reader of an old snapshot makes the pragma say "busy" instead.
         let mut waited = Duration::ZERO;

@@ -25,6 +25,8 @@ pub(super) async fn open(path: &Path, mode: OpenMode, options: SqliteOptions) ->
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .pragma("secure_delete", "ON")
+        // What a statement overwrites is kept until it is done; in a file elsewhere it would outlive the plaintext it replaced.
+        .pragma("temp_store", "MEMORY")
         .disable_statement_logging();
     let mut first = SqliteConnection::connect_with(&connect).await.map_err(|e| error::classify(path, e))?;
     let prepared = prepare(path, &mut first, mode, options.busy_timeout).await;

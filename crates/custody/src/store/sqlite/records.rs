@@ -121,14 +121,14 @@ impl RecordStore for SqliteStore {
 }
 
 /// A swap whose values were checked.
-struct Texts<'a> {
+pub(super) struct Texts<'a> {
     key: &'a str,
     old: &'a str,
     new: &'a str,
 }
 
 impl<'a> Texts<'a> {
-    fn of(swap: &'a Swap) -> Result<Self, StoreError> {
+    pub(super) fn of(swap: &'a Swap) -> Result<Self, StoreError> {
         if swap.cell.as_str() != DOC_CELL {
             return Err(StoreError::invalid(format!(
                 "a record here has one cell, `{DOC_CELL}`, and no `{}`",
@@ -179,7 +179,7 @@ impl SqliteStore {
     }
 
     /// All of them, many to a statement; `false` as soon as one did not match.
-    async fn swap_all(
+    pub(super) async fn swap_all(
         &self,
         tx: &mut Transaction<'_, Sqlite>,
         collection: &CollectionId,

@@ -392,3 +392,29 @@ async fn speed_of_swaps_beside_plain_updates() {
     assert_eq!(seen, RECORDS);
     rate("scan", started);
 }
+
+/// Whether a temporary file that this process has open holds `text`. SQLite takes the names of its own away at once.
+#[cfg(target_os = "linux")]
+fn in_a_temporary_file(text: &str) -> bool {
+    let fds = std::fs::read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap().path());
+    let temporary = fds.filter(|fd| std::fs::read_link(fd).is_ok_and(|link| link.to_string_lossy().contains("etilqs")));
+    temporary
+        .filter_map(|fd| std::fs::read(fd).ok())
+        .any(|bytes| memchr::memmem::find(&bytes, text.as_bytes()).is_some())
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_swap_overwrites_is_not_written_to_a_temporary_file() {
+    let (_dir, _, store) = fresh().await;
+    let c = collection("a");
+    let keys: Vec<_> = (0..32).map(|n| key(&format!("k{n:02}"))).collect();
+    let old = "plaintext ".repeat(2000);
+    store.insert(&c, keys.iter().map(|key| new(key, &old)).collect(), OnExisting::Fail).await.unwrap();
+    let swaps: Vec<_> = keys.iter().map(|key| swap(key, &old, "sealed")).collect();
+    let texts: Vec<_> = swaps.iter().map(|swap| super::records::Texts::of(swap).unwrap()).collect();
+    let mut tx = store.begin().await.unwrap();
+    assert!(store.swap_all(&mut tx, &c, &texts).await.unwrap());
+    assert!(!in_a_temporary_file("plaintext plaintext "));
+    tx.rollback().await.unwrap();
+}
