@@ -99,6 +99,12 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// Says it in other words.
+    #[must_use]
+    pub(crate) fn message(self, message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..self }
+    }
+
     /// Keeps an error and everything behind it for `--verbose`.
     #[must_use]
     pub(crate) fn caused_by(mut self, error: &dyn Error) -> Self {

@@ -147,11 +147,11 @@ fn p41_notes_that_were_changed_or_cut_out_are_named() {
     let text = fs::read_to_string(&notes).unwrap();
 
     let copy = data.copy();
-    // One digit of a time: the text is a note still, and its signature is not one of it.
-    let at = text.find("\"time\"").or_else(|| text.find("20")).unwrap();
-    let digit = at + text[at..].find(|c: char| c.is_ascii_digit()).unwrap();
+    // The last digit of the first note's time: the text is a note still, and its signature is not one of it.
+    let time = text.split_inclusive('\n').take(5).map(str::len).sum::<usize>();
     let mut bytes = text.clone().into_bytes();
-    bytes[digit + 9] ^= 1;
+    assert!(bytes[time - 2].is_ascii_digit() && bytes[time - 1] == b'\n', "{text}");
+    bytes[time - 2] ^= 1;
     fs::write(copy.file("audit/notes"), &bytes).unwrap();
     let (code, report) = verdict(&copy, &key);
     assert_eq!(code, 4, "{report}");

@@ -35,7 +35,7 @@ fn p12_a_staged_key_opens_and_does_not_seal_and_a_promoted_one_seals() {
 
     data.call("keys promote --quiet").arg(&staged).run().text();
     assert_eq!(kid_in(&seal("b")), staged);
-    assert_eq!((data.kid("primary"), data.kid("active")), (staged.clone(), first.clone()));
+    assert_eq!((data.kid("primary"), data.kid("active")), (staged, first.clone()));
     // And back.
     data.call("keys promote --quiet").arg(&first).run().text();
     assert_eq!(kid_in(&seal("c")), first);

@@ -151,6 +151,12 @@ impl Hint for CustodyError {
             Self::Document(error) => error.hint(),
             Self::Edit(error) => error.hint(),
             Self::Root(error) => error.hint(),
+            Self::Open { source: OpenError::NotEncrypted, .. } => {
+                Some("accept plaintext in this collection until a day, then run `keyfold migrate`".into())
+            }
+            Self::Open { source: OpenError::ContextMismatchOrTampered { .. }, .. } => {
+                Some("was it copied from another record or field? put the secret itself into this one".into())
+            }
             Self::Open { source, .. } => source.hint(),
             Self::Seal { source, .. } => source.hint(),
             Self::Move { source, .. } => source.hint(),

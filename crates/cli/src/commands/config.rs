@@ -42,10 +42,14 @@ async fn check(invocation: &Invocation) -> Result<Exit, Failure> {
     let config = folder::config(invocation, &folder)?;
     if folder.is_deployment()? {
         folder::with(invocation, "config check", async |opened| {
-            for collection in opened.custody.config.collections.values() {
-                opened.custody.within_floor(collection)?;
+            let collections = opened.custody.config.collections.values();
+            let beyond: Vec<_> =
+                collections.filter_map(|collection| opened.custody.within_floor(collection).err()).collect();
+            let message = beyond.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+            match beyond.into_iter().next() {
+                Some(first) => Err(Failure::from(first).message(message)),
+                None => Ok(()),
             }
-            Ok(())
         })
         .await?;
     }

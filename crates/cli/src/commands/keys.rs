@@ -54,20 +54,26 @@ enum Command {
     },
     /// Make a staged or active key the one that seals, once every live process can open with it
     Promote {
+        /// The key's id
         kid: KeyId,
         #[command(flatten)]
         wait: Wait,
     },
     /// Refuse a key from now on, once nobody seals under it and nothing stored needs it
     Retire {
+        /// The key's id
         kid: KeyId,
         #[command(flatten)]
         wait: Wait,
     },
     /// Put a retired key back
-    Activate { kid: KeyId },
+    Activate {
+        /// The key's id
+        kid: KeyId,
+    },
     /// Leave a tombstone where a retired key was; what only it opens, in backups too, is lost
     Destroy {
+        /// The key's id
         kid: KeyId,
         /// Seconds for which it must have been retired
         #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
@@ -84,9 +90,15 @@ enum Command {
         file: Option<PathBuf>,
     },
     /// Put a backup in the place of the keyring, here or on a new machine; needs the same root key
-    Restore { file: PathBuf },
+    Restore {
+        /// The backup
+        file: PathBuf,
+    },
     /// Strike a process that is gone for good off the list of those that are waited for
-    ForgetProcess { id: WriterId },
+    ForgetProcess {
+        /// The process's id, as `keyfold keys list` and the refusals name it
+        id: WriterId,
+    },
 }
 
 #[derive(clap::Args)]

@@ -278,9 +278,7 @@ impl Hint for OpenError {
             }
             Self::Expired { .. } => "sign in again, or check the clocks".into(),
             Self::FormatNotAccepted { found, .. } => {
-                format!(
-                    "run `keyfold migrate` to seal what is stored, or accept `{found}` for a stated time in keyfold.toml"
-                )
+                format!("accept `{found}` for a stated time in keyfold.toml, then run `keyfold migrate`")
             }
             Self::TooLarge => "envelopes hold at most 1 MiB".into(),
         })
