@@ -14,7 +14,10 @@ use keyfold_core::{
     envelope::Format,
     error::Code,
     id::{WriterId, to_hex},
-    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State, document::DocumentError},
+    keyring::{
+        Entry, KeyMaterial, Keyring, Origin, Purpose, State,
+        document::{self, DocumentError},
+    },
     rng::{self, SystemRandom},
     root::RootKey,
     secret::Key32,
@@ -333,6 +336,8 @@ pub(crate) async fn restore(invocation: &Invocation, backup: Vec<u8>) -> Result<
     let config = config(invocation, &folder)?;
     let permit: Permit<Manage> = access::authorize(&subject(folder.path())?).map_err(CustodyError::from)?;
     let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
+    // What is no backup, or opens under another root key, leaves nothing behind.
+    document::open(&*root, &backup, folder.copies().seen()?).await?;
     let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
     let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
     let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());

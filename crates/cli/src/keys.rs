@@ -11,7 +11,7 @@ use keyfold_core::{
     error::{Code, Hint},
     keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose, State},
 };
-use keyfold_custody::error::CustodyError;
+use keyfold_custody::{access::op, error::CustodyError};
 use keyfold_providers::{fernet_keys, master_keys};
 
 use crate::{
@@ -58,6 +58,10 @@ async fn in_folder<T>(
     work: impl AsyncFnOnce(&Keyring) -> Result<T, Failure>,
     note: impl FnOnce(&T, &mut Event),
 ) -> Result<T, Failure> {
+    match about.action {
+        Action::Seal => drop(opened.permit::<op::Seal>()?),
+        _ => drop(opened.permit::<op::Open>()?),
+    }
     let auditor = &opened.custody.auditor;
     let mut event = auditor.event(&opened.subject.actor(), about.action)?;
     event.format = Word::new(about.format.as_str()).ok();

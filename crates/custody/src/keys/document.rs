@@ -194,10 +194,11 @@ impl Restorable {
 /// Whether a backup can be what became of a keyring, as far as that shows.
 fn succeeds(backup: &Keyring, there: &Keyring) -> Result<(), CustodyError> {
     if there.id() != backup.id() {
-        return Err(CustodyError::invalid(
-            format!("the backup is of keyring `{}`, the store holds `{}`", backup.id(), there.id()),
-            "restore into an empty data folder",
-        ));
+        return Err(CustodyError::Invalid {
+            what: format!("the backup is of keyring `{}`, this folder holds `{}`", backup.id(), there.id()),
+            hint: "restore into an empty data folder".into(),
+            code: Some(Code::DocumentRefused),
+        });
     }
     if there.generation() > backup.generation() {
         let (found, seen) = (backup.generation(), there.generation());
