@@ -146,7 +146,8 @@ impl Run<'_> {
                     return Err(error);
                 }
             };
-            let quiet = tally.changed == 0 && tally.overtaken == 0;
+            let overtaken = tally.overtaken > 0;
+            let quiet = tally.changed == 0 && !overtaken;
             summary.pass(tally);
             if stopped {
                 release(leases, false).await;
@@ -156,8 +157,11 @@ impl Run<'_> {
                 release(leases, true).await;
                 return Ok(Ended::Done(summary));
             }
-            // Everything was made new once; what is left to find are values that writers stored under former keys.
-            self.job = Arc::new(Job { how: How::Rewrap, ..(*self.job).clone() });
+            // Once everything was made new, what is left to find are values that writers stored under former keys. A record
+            // that was overtaken may hold a whole document from before, old data keys and all: then everything again.
+            if !overtaken {
+                self.job = Arc::new(Job { how: How::Rewrap, ..(*self.job).clone() });
+            }
         }
         release(leases, true).await;
         Err(CustodyError::Waiting {
@@ -263,7 +267,10 @@ impl Run<'_> {
         let event = self.batch_event(&custody.auditor, keyring, &swaps)?;
         let swapped = custody
             .auditor
-            .audited(event, async |_| Ok(custody.records.swap(&self.collection.id, swaps).await?))
+            .audited(event, async |_| {
+                custody.keys.confirm(keyring).await?;
+                Ok(custody.records.swap(&self.collection.id, swaps).await?)
+            })
             .await?;
         let lost = swapped.iter().filter(|swapped| **swapped != Swapped::Done).count();
         let overtaken = swapped.iter().filter(|swapped| **swapped == Swapped::Changed).count();
