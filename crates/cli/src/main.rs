@@ -11,8 +11,6 @@ mod folder;
 mod input;
 mod invocation;
 mod keys;
-#[allow(dead_code, reason = "the stores it names come with the data folder")]
-mod location;
 mod logging;
 mod output;
 mod progress;
