@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use keyfold_core::{context::Context, envelope::Format};
+use keyfold_providers::SourceUri;
 
 use crate::{
     commands::Command,
     failure::Failure,
     input::{NotASource, Source},
+    location::Location,
 };
 
 /// Keeps the credentials that SRE agents work with: sealed at rest, rotated without loss.
@@ -49,6 +51,11 @@ pub(crate) struct Global {
     )]
     pub(crate) data_dir: Option<PathBuf>,
 
+    /// Where keyring, records of our own, tokens and cursors lie, instead of the data folder: redis://…, postgres://…; one whose
+    /// address holds a password as env:NAME or file:PATH, or in KEYFOLD_SYSTEM
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Global options")]
+    pub(crate) system: Option<Location>,
+
     /// The configuration file
     #[arg(
         long,
@@ -59,6 +66,29 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) config: Option<PathBuf>,
+
+    /// Where the master key of redis-sre-agent is, instead of REDIS_SRE_MASTER_KEY; given again, older ones that only open
+    ///
+    /// file:PATH, env:NAME, aws-secrets-manager://, gcp-secret-manager:// or hcvault-kv://
+    #[arg(long, global = true, value_name = "URI", help_heading = "Global options")]
+    pub(crate) master_key: Vec<SourceUri>,
+
+    /// Where the Fernet key of Auto SRE is, instead of SRE_AGENT_ENCRYPTION_KEY; given again, older ones that only open
+    ///
+    /// As for --master-key.
+    #[arg(long, global = true, value_name = "URI", help_heading = "Global options")]
+    pub(crate) fernet_key: Vec<SourceUri>,
+
+    /// Send the command to a server instead of working on the data folder; the token is in KEYFOLD_TOKEN
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "KEYFOLD_SERVER",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) server: Option<String>,
 
     /// Say more: the causes of an error, and logs (twice: debug logs); KEYFOLD_LOG takes a filter
     #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
@@ -107,6 +137,11 @@ fn context_entry(text: &str) -> Result<String, NotAnEntry> {
 }
 
 impl ContextArgs {
+    /// As they were given.
+    pub(crate) fn entries(&self) -> &[String] {
+        &self.entries
+    }
+
     /// Whether none was given.
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -18,22 +18,39 @@ use serde_json::json;
 
 /// The exit codes. Scripts match on them; they never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Exit {
     /// What was asked is done.
-    Done = 0,
+    Done,
     /// A job ended and left records that should have changed.
-    RecordsLeft = 1,
+    RecordsLeft,
     /// The arguments do not make sense. Nothing was done.
-    Usage = 2,
+    Usage,
     /// Understood, and not allowed.
-    Refused = 3,
+    Refused,
     /// A key, a value or a document is not what it must be.
-    Key = 4,
+    Key,
     /// Something outside could not be reached, read or written.
-    Unavailable = 5,
+    Unavailable,
     /// Ctrl-C.
-    Interrupted = 130,
+    Interrupted,
+    /// What a command that `keyfold run` started ended with.
+    Of(u8),
+}
+
+impl Exit {
+    /// As the shell sees it.
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::RecordsLeft => 1,
+            Self::Usage => 2,
+            Self::Refused => 3,
+            Self::Key => 4,
+            Self::Unavailable => 5,
+            Self::Interrupted => 130,
+            Self::Of(code) => code,
+        }
+    }
 }
 
 /// The code of an actor without the right.
@@ -234,7 +251,11 @@ impl From<CustodyError> for Failure {
             other => other.code().map_or("invalid", Code::as_str),
         };
         let failure = Self { hint: error.hint(), ..Self::new(exit, code, error.to_string()) };
-        match error.source() {
+        let cause = match &error {
+            CustodyError::InDoubt { error, .. } => error.source(),
+            error => error.source(),
+        };
+        match cause {
             Some(source) => failure.caused_by(source),
             None => failure,
         }
@@ -266,7 +287,7 @@ mod tests {
             (Code::ProviderUnavailable, 5),
             (Code::AuditUnavailable, 5),
         ] {
-            assert_eq!(exit_of(code) as u8, exit, "{code}");
+            assert_eq!(exit_of(code).code(), exit, "{code}");
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::{Action, Deployment, SigningKey, VerifierKey},
+    audit::{Action, VerifierKey},
     clock::Clock,
     envelope::Format,
     error::Code,
@@ -24,20 +24,30 @@ use keyfold_core::{
 };
 use keyfold_custody::{
     access::{self, Operation, Permit, Subject, op::Manage},
-    audit_log::{AuditLog, AuditSink, LastCheckpoint, Segments},
+    audit_log::{AuditSink, LastCheckpoint, Log, Queued},
     auditor::Auditor,
-    config::Config,
+    config::{Config, ConfigError, Mistake},
     custody::Custody,
+    doctor::Finding,
     error::CustodyError,
-    keys::{Copies, KeyringStore, LiveKeyring, Usage},
-    store::{
-        SystemStore,
-        sqlite::{OpenMode, SqliteStore},
+    keys::{
+        Copies, KEYRING_KEY, KeyringStore, LiveKeyring, Usage, checkup,
+        roots::{Rerooted, reroot},
     },
+    retention::audit_key,
+    store::sqlite::OpenMode,
 };
-use keyfold_providers::KeyUri;
+use keyfold_providers::{KeyUri, RecoveryRoot, Roots};
+use keyfold_server::{
+    copies::Destination, oidc::settings::SessionSettings, proxy::settings::ProxySettings, settings::Settings,
+};
 
-use crate::{failure::Failure, invocation::Invocation};
+use crate::{
+    failure::Failure,
+    invocation::Invocation,
+    stores::Needs,
+    system::{self, Audit, System},
+};
 
 /// Where everything lies.
 pub(crate) struct Folder(PathBuf);
@@ -63,7 +73,7 @@ impl Folder {
         self.0.join("keyfold.db")
     }
 
-    /// The audit log.
+    /// The audit log of this folder's processes.
     pub(crate) fn audit(&self) -> PathBuf {
         self.0.join("audit")
     }
@@ -101,7 +111,7 @@ pub(crate) fn config(invocation: &Invocation, folder: &Folder) -> Result<Config,
         None => (folder.config(), false),
     };
     match fs::read_to_string(&path) {
-        Ok(text) => Config::parse(&text).map_err(|error| {
+        Ok(text) => parsed(&text).map_err(|error| {
             use keyfold_core::error::Hint;
             let failure = Failure::usage(format!("{}:\n{error}", path.display()));
             failure.hint(error.hint().unwrap_or_default())
@@ -110,6 +120,31 @@ pub(crate) fn config(invocation: &Invocation, folder: &Folder) -> Result<Config,
         Err(error) => {
             Err(Failure::usage(format!("{}: the configuration cannot be read", path.display())).caused_by(&error))
         }
+    }
+}
+
+/// Every mistake at once, those in what only the service or this program reads included.
+fn parsed(text: &str) -> Result<Config, ConfigError> {
+    let config = Config::parse(text);
+    let whole = text.parse::<toml::Table>().unwrap_or_default();
+    let part = |name: &str| whole.get(name).and_then(toml::Value::as_table).cloned();
+    let mut more = part("server").and_then(|server| Settings::parse(&server).err()).unwrap_or_default();
+    more.extend(part("sessions").and_then(|sessions| SessionSettings::parse(&sessions).err()).unwrap_or_default());
+    if let Ok(config) = &config {
+        more.extend(ProxySettings::parse(&config.proxy, &config.routes).err().unwrap_or_default());
+    }
+    let copies = config.as_ref().map(|config| &config.audit.copies[..]).unwrap_or_default();
+    for (i, uri) in copies.iter().enumerate() {
+        if let Err(what) = uri.parse::<Destination>() {
+            more.push(Mistake { place: format!("audit.copies[{i}]"), what });
+        }
+    }
+    match config {
+        Ok(config) => {
+            more.extend(system::mistakes(&config));
+            if more.is_empty() { Ok(config) } else { Err(ConfigError(more)) }
+        }
+        Err(ConfigError(mistakes)) => Err(ConfigError(mistakes.into_iter().chain(more).collect())),
     }
 }
 
@@ -127,48 +162,80 @@ fn root_uri(folder: &Folder, config: &Config) -> Result<KeyUri, Failure> {
     })
 }
 
+/// What is wrong with the root key that a command would open the keyring with.
+pub(crate) async fn root_findings(invocation: &Invocation) -> Result<Vec<Finding>, Failure> {
+    let folder = Folder::of(invocation)?;
+    let config = config(invocation, &folder)?;
+    Ok(match keyfold_providers::open(&root_uri(&folder, &config)?) {
+        Ok(root) => checkup::root_findings(&root, invocation.now().0).await,
+        Err(error) => vec![checkup::failed(&error)],
+    })
+}
+
 /// What `init` found and made.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Made {
     pub(crate) folder: String,
     pub(crate) root_key: String,
+    /// The system store, where it is another than the folder's database.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) system: Option<String>,
     pub(crate) deployment: String,
     pub(crate) kid: String,
     pub(crate) existed: bool,
+    /// Whether the deployment was there already, and this folder is new to it.
+    pub(crate) joined: bool,
 }
 
-/// Makes a deployment: folder, root key, database, first key, configuration to start from. Run again it changes nothing, and
-/// ends what an earlier run left half-done.
+/// Makes a deployment: folder, root key, database, first key, configuration to start from. Where the system store is shared and has
+/// a deployment already, the folder joins it. Run again it changes nothing, and ends what an earlier run left half-done.
 pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     let folder = Folder::of(invocation)?;
     make_folder(folder.path())?;
     let config = config(invocation, &folder)?;
     let uri = root_uri(&folder, &config)?;
-    let root = match &uri {
+    let place = system::place(invocation, &config)?;
+    // A shared store is looked into before a root key is made that would not open what is there.
+    let shared = match &place {
+        Some(place) => Some(System::open(Some(place), &folder, OpenMode::Create).await?),
+        None => None,
+    };
+    let root: Arc<dyn RootKey> = match &uri {
         KeyUri::File(path) if !path.exists() => {
-            if folder.is_deployment()? {
+            let joins = match &shared {
+                Some(system) => system.documents.get(KEYRING_KEY).await?.is_some(),
+                None => false,
+            };
+            if joins || folder.is_deployment()? {
                 return Err(Failure::coded(
                     Code::KeyInvalid,
                     format!("{}: the root key of this deployment is missing", path.display()),
                 )
-                .hint("put it back; a new one would not open what is there"));
+                .hint(if joins {
+                    "copy it from a machine that has it (0600), or name a root key that all share: KEYFOLD_ROOT_KEY"
+                } else {
+                    "put it back; a new one would not open what is there"
+                }));
             }
-            keyfold_providers::create_file(path)?
+            Arc::new(keyfold_providers::create_file(path)?)
         }
-        uri => keyfold_providers::open(uri)?,
+        uri => Arc::new(keyfold_providers::open(uri)?),
     };
-    let root: Arc<dyn RootKey> = Arc::new(root);
-    let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
-    let keyrings = KeyringStore::new(Arc::clone(&store) as Arc<dyn SystemStore>, root, folder.copies(), Vec::new());
+    let system = match shared {
+        Some(system) => system,
+        None => System::open(None, &folder, OpenMode::Create).await?,
+    };
+    let keyrings = KeyringStore::new(Arc::clone(&system.documents), root, folder.copies(), Vec::new());
     if invocation.config().is_none() {
         starter_config(&folder.config())?;
     }
+    let copied = folder.copies().document_path().exists();
     let existed = keyrings.version().await?.is_some();
     if !existed {
-        if folder.copies().document_path().exists() {
+        if copied {
             return Err(Failure::coded(
                 Code::DocumentRefused,
-                "the folder has a copy of a keyring, and its database has none",
+                format!("the folder has a copy of a keyring, and {} has none", system.records.describe()),
             )
             .hint(format!("keyfold keys restore {}", folder.copies().document_path().display())));
         }
@@ -179,11 +246,13 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     let made = Made {
         folder: folder.path().display().to_string(),
         root_key: uri.to_string(),
+        system: system.is_shared().then(|| system.records.describe()),
         deployment: loaded.keyring.deployment().to_owned(),
         kid,
         existed,
+        joined: existed && !copied,
     };
-    store.close().await;
+    system.close().await;
     if !existed {
         with(invocation, "init", async |opened| {
             let mut event = opened.custody.auditor.event(&opened.subject.actor(), Action::KeyCreate)?;
@@ -247,9 +316,10 @@ fn starter_config(path: &Path) -> Result<(), Failure> {
 
 /// An open data folder.
 pub(crate) struct Opened {
-    pub(crate) custody: Custody,
+    pub(crate) custody: Arc<Custody>,
     pub(crate) subject: Subject,
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) system: System,
+    pub(crate) audit: Log,
     pub(crate) folder: Folder,
 }
 
@@ -281,7 +351,17 @@ pub(crate) async fn with<T>(
     command: &str,
     work: impl AsyncFnOnce(&Opened) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let opened = open(invocation, command).await?;
+    with_stores(invocation, command, &Needs::Nothing, work).await
+}
+
+/// As [`with`], connected to the stores that the command needs.
+pub(crate) async fn with_stores<T>(
+    invocation: &Invocation,
+    command: &str,
+    needs: &Needs,
+    work: impl AsyncFnOnce(&Opened) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let opened = open(invocation, command, needs).await?;
     let follower = tokio::spawn(Arc::clone(&opened.custody.keys).follow());
     let result = work(&opened).await;
     if result.as_ref().is_err_and(Failure::is_forbidden) {
@@ -289,86 +369,122 @@ pub(crate) async fn with<T>(
     }
     follower.abort();
     let closed = opened.custody.close().await;
-    opened.store.close().await;
+    opened.system.close().await;
     let value = result?;
     closed?;
     Ok(value)
 }
 
-async fn open(invocation: &Invocation, command: &str) -> Result<Opened, Failure> {
+async fn open(invocation: &Invocation, command: &str, needs: &Needs) -> Result<Opened, Failure> {
     let folder = Folder::of(invocation)?;
     if !folder.is_deployment()? {
         return Err(Failure::unavailable(format!("no data folder at {}", folder.path().display()))
             .hint("make one with `keyfold init`, or name another with --data-dir DIR"));
     }
-    let config = config(invocation, &folder)?;
+    let mut config = config(invocation, &folder)?;
+    needs.apply(&mut config);
     let subject = subject(folder.path())?;
+    let foreign = needs.connect(&config, folder.path()).await?;
     let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
-    let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Existing).await?);
-    let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
-    let environment = keyfold_providers::raw_keys()?;
-    let keyrings = KeyringStore::new(Arc::clone(&system), root, folder.copies(), environment);
+    let system = System::open(system::place(invocation, &config)?.as_ref(), &folder, OpenMode::Existing).await?;
+    let environment = crate::keys::raw(invocation).await?;
+    let keyrings = KeyringStore::new(Arc::clone(&system.documents), root, folder.copies(), environment)
+        .with_roots(Arc::new(Roots));
     // The first half is this process's id, on the list of processes and in the audit log alike.
     let random: [u8; 48] = rng::array(&SystemRandom)?;
     let mut id = [0; 16];
     id.copy_from_slice(&random[..16]);
-    let checkpoint = checkpoint(&folder);
-    let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), command).await?;
+    let audit = Audit::open(&config, &folder).await?;
+    let checkpoint = checkpoint(&audit).await?;
+    let keys = LiveKeyring::open(keyrings, Arc::clone(&system.documents), WriterId(id), command).await?;
     not_before(checkpoint.as_ref(), &keys.opening())?;
     let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
-    let sink = sink(&folder, &keys.opening(), random, &clock)?;
-    let custody = Custody {
-        records: Arc::clone(&store) as Arc<dyn keyfold_custody::store::OwnRecords>,
-        usage: Usage::new(Arc::clone(&system)),
-        system,
+    let sink = sink(&audit, &keys.opening(), random, &clock)?;
+    let audit = audit.log();
+    let custody = Arc::new(Custody {
+        records: Arc::clone(&system.records),
+        foreign,
+        usage: Usage::new(Arc::clone(&system.documents)),
+        system: Arc::clone(&system.documents),
         keys,
-        auditor: Auditor::new(Arc::new(sink), clock),
+        auditor: Auditor::new(Arc::new(sink), clock).waiting(config.audit.wait),
         config,
-    };
-    Ok(Opened { custody, subject, store, folder })
+    });
+    Ok(Opened { custody, subject, system, audit, folder })
+}
+
+/// What a restore put in place.
+pub(crate) struct Restored {
+    pub(crate) keyring: Keyring,
+    /// Root keys of the backup that do not open it any more.
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Puts a backup of the keyring in the place of the stored one, also where none is stored or none opens. What signs the
 /// intent is therefore the audit key of the backup itself, once it has proved to be this deployment's.
-pub(crate) async fn restore(invocation: &Invocation, backup: Vec<u8>) -> Result<Keyring, Failure> {
+///
+/// With a recovery key the backup is opened by that, and wrapped anew by this machine's root key.
+pub(crate) async fn restore(
+    invocation: &Invocation,
+    backup: Vec<u8>,
+    recovery: Option<&RecoveryRoot>,
+) -> Result<Restored, Failure> {
     let folder = Folder::of(invocation)?;
     make_folder(folder.path())?;
     let config = config(invocation, &folder)?;
     let permit: Permit<Manage> = access::authorize(&subject(folder.path())?).map_err(CustodyError::from)?;
-    let root: Arc<dyn RootKey> = Arc::new(keyfold_providers::open(&root_uri(&folder, &config)?)?);
+    let uri = root_uri(&folder, &config)?;
+    let seen = folder.copies().seen()?;
+    let root: Arc<dyn RootKey> = match (&uri, recovery) {
+        // What is no backup, or opens under another recovery key, leaves no root key behind.
+        (KeyUri::File(path), Some(recovery)) if !path.exists() => {
+            document::open(recovery, &backup, seen).await?;
+            Arc::new(keyfold_providers::create_file(path)?)
+        }
+        _ => Arc::new(keyfold_providers::open(&uri)?),
+    };
+    let Rerooted { document: backup, left_out } = match recovery {
+        Some(recovery) => reroot(&backup, recovery, &*root, &Roots, seen).await?,
+        None => Rerooted { document: backup, left_out: Vec::new() },
+    };
     // What is no backup, or opens under another root key, leaves nothing behind.
-    document::open(&*root, &backup, folder.copies().seen()?).await?;
-    let store = Arc::new(SqliteStore::open(folder.database(), OpenMode::Create).await?);
-    let system: Arc<dyn SystemStore> = Arc::clone(&store) as Arc<dyn SystemStore>;
-    let keyrings = KeyringStore::new(system, root, folder.copies(), Vec::new());
-    let checkpoint = checkpoint(&folder);
-    let backup = keyrings.examine(backup).await?;
+    document::open(&*root, &backup, seen).await?;
+    let system = System::open(system::place(invocation, &config)?.as_ref(), &folder, OpenMode::Create).await?;
+    let documents = Arc::clone(&system.documents);
+    let keyrings = KeyringStore::new(documents, root, folder.copies(), Vec::new()).with_roots(Arc::new(Roots));
+    let audit = Audit::open(&config, &folder).await?;
+    let checkpoint = checkpoint(&audit).await?;
+    let backup = keyrings.examine(backup, recovery.map(|root| root as &dyn RootKey)).await?;
     not_before(checkpoint.as_ref(), backup.keyring()).map_err(|failure| {
-        let audit = folder.audit();
-        failure.hint(format!("restore a newer backup; if there is none, move {} away first", audit.display()))
+        let audit = config.audit.sink.clone().unwrap_or_else(|| folder.audit().display().to_string());
+        failure.hint(format!("restore a newer backup; if there is none, move {audit} away first"))
     })?;
     let clock: Arc<dyn Clock> = Arc::new(invocation.clock());
-    let sink = Arc::new(sink(&folder, backup.keyring(), rng::array(&SystemRandom)?, &clock)?);
+    let sink = Arc::new(sink(&audit, backup.keyring(), rng::array(&SystemRandom)?, &clock)?);
     let auditor = Auditor::new(Arc::clone(&sink) as Arc<dyn AuditSink>, clock);
     let mut event = auditor.event(permit.actor(), Action::KeyRestore)?;
     let generation = backup.keyring().generation();
     event.generation = Some(generation);
     let restored = auditor.audited(event, async |_| keyrings.restore(backup).await).await;
     let closed = sink.close(generation).await;
-    store.close().await;
+    system.close().await;
     let keyring = restored?;
     closed.map_err(CustodyError::from)?;
     if invocation.config().is_none() {
         starter_config(&folder.config())?;
     }
-    Ok(keyring)
+    Ok(Restored { keyring, left_out })
 }
 
 /// The last checkpoint of the audit log, read before the keyring: one that another process signs after it changed a key must
-/// not make the keyring that was read before look old. A log that cannot be read is left to who needs it: nothing is opened,
-/// sealed or changed without.
-fn checkpoint(folder: &Folder) -> Option<LastCheckpoint> {
-    AuditLog::at(&folder.audit()).last_checkpoint().unwrap_or_default()
+/// not make the keyring that was read before look old. Files that cannot be read are left to who needs them: nothing is
+/// opened, sealed or changed without. A store that does not answer now may do so in a moment, and then the old keyring would be in use.
+async fn checkpoint(audit: &Audit) -> Result<Option<LastCheckpoint>, Failure> {
+    let last = audit.log().last_checkpoint().await;
+    match audit {
+        Audit::Folder(_) => Ok(last.unwrap_or_default()),
+        Audit::Stored(_) => Ok(last.map_err(CustodyError::from)?),
+    }
 }
 
 /// Refuses a keyring older than one that a checkpoint knew, also where what the folder had seen went with the newer one.
@@ -385,20 +501,15 @@ fn not_before(checkpoint: Option<&LastCheckpoint>, keyring: &Keyring) -> Result<
 
 /// The public half of the deployment's audit key, from the authenticated keyring document.
 pub(crate) fn verifier_key(keyring: &Keyring) -> Result<VerifierKey, Failure> {
-    let broken = |what: &str| Failure::coded(Code::DocumentRefused, what.to_owned());
-    let seed = keyring.audit_seed().ok_or_else(|| broken("the keyring document has no audit key"))?;
-    let signing = SigningKey::from_seed(seed.expose()).map_err(|error| broken(&error.to_string()))?;
-    let deployment = Deployment::new(keyring.deployment()).map_err(|error| broken(&error.to_string()))?;
-    Ok(VerifierKey::of(&deployment, signing.public()))
+    Ok(audit_key(keyring)?.1)
 }
 
 /// The audit log's writer of this process.
-fn sink(folder: &Folder, keyring: &Keyring, random: [u8; 48], clock: &Arc<dyn Clock>) -> Result<Segments, Failure> {
+fn sink(audit: &Audit, keyring: &Keyring, random: [u8; 48], clock: &Arc<dyn Clock>) -> Result<Queued, Failure> {
     let seed = keyring
         .audit_seed()
         .ok_or_else(|| Failure::coded(Code::DocumentRefused, "the keyring document has no audit key"))?;
-    let sink = Segments::open(&folder.audit(), keyring.deployment(), seed.expose(), random, Arc::clone(clock));
-    Ok(sink.map_err(CustodyError::from)?)
+    audit.sink(keyring, seed.expose(), random, clock)
 }
 
 /// Who runs this, and who owns the folder. The system is asked and not `/proc`, where a process whose program its user may

@@ -9,18 +9,23 @@ use std::{
     },
 };
 
-use keyfold_core::clock::{Clock, UnixTime};
+use keyfold_core::{
+    clock::{Clock, UnixTime},
+    keyring::Purpose,
+};
 use serde_json::json;
 
 use crate::{
     arguments::{Color, Global},
     clock::SystemClock,
     failure::{Failure, Rendering, printable},
+    keys::Named,
+    location::Location,
     output,
 };
 
 /// The global options, resolved. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Invocation {
     json: bool,
     quiet: bool,
@@ -28,6 +33,10 @@ pub(crate) struct Invocation {
     color: bool,
     data_dir: Option<PathBuf>,
     config: Option<PathBuf>,
+    master_keys: Named,
+    fernet_keys: Named,
+    system: Option<Location>,
+    server: Option<String>,
     stop: Stop,
 }
 
@@ -36,6 +45,7 @@ pub(crate) struct Invocation {
 pub(crate) struct Stop {
     requested: Arc<AtomicBool>,
     graceful: Arc<AtomicBool>,
+    passed_on: Arc<AtomicBool>,
 }
 
 /// While it lives, the first Ctrl-C is a request; the second one ends the command.
@@ -59,8 +69,16 @@ impl Stop {
         Graceful(Arc::clone(&self.graceful))
     }
 
+    /// Declares that another program is told of every Ctrl-C, and that this one ends with it.
+    pub(crate) fn pass_on(&self) {
+        self.passed_on.store(true, Ordering::Relaxed);
+    }
+
     /// Asks to stop; says whether the command will do so by itself.
     pub(crate) fn request(&self) -> bool {
+        if self.passed_on.load(Ordering::Relaxed) {
+            return true;
+        }
         self.graceful.load(Ordering::Relaxed) && !self.requested.swap(true, Ordering::Relaxed)
     }
 }
@@ -82,6 +100,10 @@ impl Invocation {
             color,
             data_dir: global.data_dir.or_else(default_data_dir),
             config: global.config,
+            master_keys: Named::new(Purpose::Master, global.master_key),
+            fernet_keys: Named::new(Purpose::Fernet, global.fernet_key),
+            system: global.system.or_else(|| Location::variable("KEYFOLD_SYSTEM")),
+            server: global.server.filter(|server| !server.is_empty()),
             stop: Stop::default(),
         }
     }
@@ -119,14 +141,32 @@ impl Invocation {
         self.config.as_deref()
     }
 
+    /// Where the raw keys of a kind are, where the environment does not hold them.
+    pub(crate) const fn named_keys(&self, purpose: Purpose) -> &Named {
+        match purpose {
+            Purpose::Master => &self.master_keys,
+            Purpose::Fernet => &self.fernet_keys,
+        }
+    }
+
+    /// The system store, where another than the data folder was named.
+    pub(crate) const fn system(&self) -> Option<&Location> {
+        self.system.as_ref()
+    }
+
+    /// The server that commands are sent to, where one was named.
+    pub(crate) fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
     /// Ctrl-C, for commands that can stop between two steps.
     pub(crate) const fn stop(&self) -> &Stop {
         &self.stop
     }
 
-    /// The same invocation with another data folder and the folder's own configuration.
+    /// The same invocation with another data folder, the folder's own configuration and everything in it.
     pub(crate) fn in_folder(&self, folder: PathBuf) -> Self {
-        Self { data_dir: Some(folder), config: None, ..self.clone() }
+        Self { data_dir: Some(folder), config: None, system: None, server: None, ..self.clone() }
     }
 
     /// Where the time comes from.

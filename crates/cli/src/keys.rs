@@ -7,18 +7,94 @@ use std::sync::Arc;
 
 use keyfold_core::{
     audit::{Action, Event, Word},
+    clock::UnixTime,
     envelope::{Format, OpenError},
     error::{Code, Hint},
-    keyring::{Entry, FERNET_KEY_VARIABLE, Keyring, MASTER_KEY_VARIABLE, Purpose, State},
+    keyring::{
+        Entry, FERNET_KEY_VARIABLE, KeyError, KeyMaterial, Keyring, MASTER_KEY_VARIABLE, Origin, Purpose, State,
+    },
+    root::RootError,
 };
 use keyfold_custody::{access::op, error::CustodyError};
-use keyfold_providers::{fernet_keys, master_keys};
+use keyfold_providers::{SourceUri, fernet_keys, master_keys, source};
+use tokio::sync::OnceCell;
 
 use crate::{
     failure::Failure,
     folder::{self, Folder, Opened},
     invocation::Invocation,
 };
+
+/// The raw keys of one kind that `--master-key` or `--fernet-key` names: the first one seals, the rest open. Each place is asked
+/// once in a run, so that a whole command works with the same version.
+#[derive(Clone)]
+pub(crate) struct Named {
+    purpose: Purpose,
+    uris: Vec<SourceUri>,
+    read: Arc<OnceCell<Vec<Entry>>>,
+}
+
+impl Named {
+    pub(crate) fn new(purpose: Purpose, uris: Vec<SourceUri>) -> Self {
+        Self { purpose, uris, read: Arc::default() }
+    }
+
+    async fn entries(&self) -> Result<Vec<Entry>, Failure> {
+        Ok(self.read.get_or_try_init(|| self.fetched()).await?.clone())
+    }
+
+    async fn fetched(&self) -> Result<Vec<Entry>, Failure> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for uri in &self.uris {
+            let state = if entries.is_empty() { State::Primary } else { State::Active };
+            let key = material(uri, self.purpose == Purpose::Fernet).await?;
+            if entries.iter().any(|entry| entry.kid() == key.kid()) {
+                return Err(KeyError::Repeated { place: uri.to_string(), kid: key.kid() }.into());
+            }
+            let suites = match self.purpose {
+                Purpose::Master => vec![Format::Kf1, Format::V1],
+                Purpose::Fernet => vec![Format::Fernet],
+            };
+            entries.push(Entry::new(key, state, suites, UnixTime(0), Origin::Environment(uri.to_string())));
+        }
+        Ok(entries)
+    }
+}
+
+/// The raw keys: those that the options name, else those of the environment.
+pub(crate) async fn raw(invocation: &Invocation) -> Result<Vec<Entry>, Failure> {
+    let mut keys = of_purpose(Purpose::Master, invocation).await?;
+    keys.extend(of_purpose(Purpose::Fernet, invocation).await?);
+    Ok(keys)
+}
+
+async fn of_purpose(purpose: Purpose, invocation: &Invocation) -> Result<Vec<Entry>, Failure> {
+    let named = invocation.named_keys(purpose);
+    match purpose {
+        // On the heap: the futures of what asks for keys are deep enough.
+        _ if !named.uris.is_empty() => Box::pin(named.entries()).await,
+        Purpose::Master => Ok(master_keys()?),
+        Purpose::Fernet => Ok(fernet_keys()?),
+    }
+}
+
+/// The key that a source holds.
+pub(crate) async fn material(uri: &SourceUri, fernet: bool) -> Result<KeyMaterial, Failure> {
+    let fetched = source::fetch(uri).await.map_err(|error| {
+        let missing = matches!(error, RootError::Missing { .. });
+        let failure = Failure::from(error);
+        // What is said of a root key would not help here.
+        if missing { failure.hint("check the name, the version and the field") } else { failure }
+    })?;
+    let key = if fernet { source::fernet(uri, &fetched) } else { source::master(uri, &fetched) };
+    key.map_err(|error| {
+        let option = if fernet { " --fernet" } else { "" };
+        let mend = error.mend().map(str::to_owned);
+        Failure::from(error).hint(
+            mend.unwrap_or_else(|| format!("put a key there that `keyfold keygen{option}` made, and nothing else")),
+        )
+    })
+}
 
 /// What a seal or an open is about, for its event.
 pub(crate) struct About {
@@ -35,10 +111,7 @@ pub(crate) async fn with<T>(
     note: impl FnOnce(&T, &mut Event),
 ) -> Result<T, Failure> {
     let purpose = Purpose::of(about.format);
-    let entries = match purpose {
-        Purpose::Master => master_keys()?,
-        Purpose::Fernet => fernet_keys()?,
-    };
+    let entries = of_purpose(purpose, invocation).await?;
     // Without HOME there is no folder at all; one that cannot be looked at is an error, lest its tombstones be passed over.
     let deployed = Folder::of(invocation).map_or(Ok(false), |folder| folder.is_deployment())?;
     if !deployed {
@@ -71,7 +144,7 @@ async fn in_folder<T>(
         && about.format == Format::V1
         && let Some(entry) = keyring.primary(Format::V1)
     {
-        opened.custody.usage.reserve(entry.kid(), 1).await?;
+        opened.custody.usage.reserve_just(entry.kid(), 1).await?;
     }
     match work(&keyring).await {
         Ok(value) => {
@@ -123,11 +196,7 @@ fn no_key(purpose: Purpose, invocation: &Invocation) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use keyfold_core::{
-        clock::UnixTime,
-        keyring::{KeyMaterial, Origin},
-        secret::Key32,
-    };
+    use keyfold_core::secret::Key32;
 
     use super::*;
 

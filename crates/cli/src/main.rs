@@ -11,12 +11,17 @@ mod folder;
 mod input;
 mod invocation;
 mod keys;
+mod location;
 mod logging;
 mod output;
+mod people;
 mod progress;
+mod remote;
+mod stores;
+mod system;
 mod usage;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use clap::Parser;
 
@@ -31,7 +36,7 @@ fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(usage::report(&error, &arguments) as u8),
+        Err(error) => return ExitCode::from(usage::report(&error, &arguments).code()),
     };
     let invocation = Invocation::new(cli.global);
     let exit = match run(cli.command, &invocation) {
@@ -41,7 +46,7 @@ fn main() -> ExitCode {
             failure.exit()
         }
     };
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.code())
 }
 
 /// Runs one command until it ends or somebody presses Ctrl-C.
@@ -67,6 +72,9 @@ fn run(command: commands::Command, invocation: &Invocation) -> Result<Exit, Fail
         // A read from a pipe or a prompt may wait for ever. It is left behind.
         runtime.shutdown_background();
         input::restore_terminal();
+    } else {
+        // So may the library of a token.
+        runtime.shutdown_timeout(Duration::from_secs(1));
     }
     ended
 }

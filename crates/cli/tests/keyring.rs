@@ -300,7 +300,7 @@ fn without_its_root_key_a_deployment_is_not_made_anew_and_says_what_is_missing()
     for name in ["keyfold.db", "keyfold.db-wal", "keyfold.db-shm"] {
         let _ = fs::remove_file(emptied.file(name));
     }
-    emptied.call("init").run().fails(4, &["its database has none", "keys restore"]);
+    emptied.call("init").run().fails(4, &["keyfold.db has none", "keys restore"]);
     emptied.call("keys restore").arg(emptied.file("keyring.json")).run().text();
     emptied.call("records list instances").run().text();
 }

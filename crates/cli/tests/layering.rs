@@ -42,6 +42,17 @@ const NOT_IN_THE_CORE: &[&str] = &[
 /// A second cryptographic or TLS library, however deep in the tree.
 const NOWHERE: &[&str] = &["boring", "native-tls", "openssl", "openssl-sys", "ring", "rusqlite"];
 
+/// What takes minutes to build is asked for by a feature, and never in the default set.
+const NOT_BY_DEFAULT: &[&str] = &[
+    "aws-config",
+    "aws-sdk-kms",
+    "aws-sdk-secretsmanager",
+    "cryptoki",
+    "google-cloud-auth",
+    "google-cloud-kms-v1",
+    "google-cloud-secretmanager-v1",
+];
+
 /// HTTP is spoken in one crate.
 const ONLY_IN_THE_SERVER: &[&str] = &["axum", "hyper", "tower-http", "utoipa"];
 
@@ -131,6 +142,19 @@ fn one_cryptographic_and_one_tls_library_whatever_the_features_and_the_system() 
             !tree.contains(*name),
             "{name} is in the tree: cargo tree --workspace --all-features --target all -i {name}"
         );
+    }
+}
+
+#[test]
+fn a_default_build_compiles_no_cloud_sdk_and_a_full_one_does() {
+    let default = tree(&["--package", "keyfold"]);
+    let full = tree(&["--package", "keyfold", "--features", "full"]);
+    for name in NOT_BY_DEFAULT {
+        assert!(!default.contains(*name), "{name} is in the default build");
+        assert!(full.contains(*name), "{name} is not in the full build");
+    }
+    for name in NOWHERE {
+        assert!(!full.contains(*name), "{name} is in the full build");
     }
 }
 

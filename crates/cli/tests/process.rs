@@ -167,6 +167,9 @@ if kill:
 else:
     os.write(ours, sys.argv[1].encode().decode("unicode_escape").encode())
 watch(lambda: child.poll() is not None)
+# What it said last may not have been read yet.
+while select.select([ours], [], [], 0.2)[0]:
+    screen += os.read(ours, 4096)
 echo = bool(termios.tcgetattr(theirs)[3] & termios.ECHO)
 print(screen, child.wait(), echo, child.stdout.read().decode(), sep="\n")
 "#;

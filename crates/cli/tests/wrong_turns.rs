@@ -167,7 +167,7 @@ fn ctrl_c_stops_a_rotation_between_two_batches_and_a_rerun_goes_on() {
     let deployment = filled(records);
     let old = deployment.keys("primary").remove(0);
     let new = deployment.new_key();
-    let (mut child, _home) = deployment.call("rotate --json").start();
+    let (mut child, _home) = deployment.call("rotate --json --rate 500").start();
     drop(child.stdin.take());
     common::wait_until_it_listens_to_ctrl_c(child.id());
     while !deployment.census().contains_key(&new) {}

@@ -64,6 +64,48 @@ impl ContextDigest {
     }
 }
 
+impl ContextDigest {
+    /// The digest of the context with these entries, given in the order of their keys' bytes: the same as
+    /// [`Context::digest`], without making the map.
+    ///
+    /// # Errors
+    /// Those of [`Context::with`]; keys out of order are told as repeated.
+    pub fn of_sorted(entries: &[(&str, &[u8])]) -> Result<Self, ContextError> {
+        let mut before = "";
+        for &(key, _) in entries {
+            if key.is_empty() {
+                return Err(ContextError::EmptyKey);
+            }
+            if key <= before {
+                return Err(ContextError::RepeatedKey(key.to_owned()));
+            }
+            before = key;
+        }
+        let entries = entries.iter().map(|&(key, value)| (key.as_bytes(), value));
+        Ok(Self(mac::sha256(&[&encoded(LABEL, entries)?])))
+    }
+}
+
+/// The canonical encoding of entries in the order of their keys, behind `label`.
+fn encoded<'a>(
+    label: &[u8],
+    entries: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone,
+) -> Result<Vec<u8>, ContextError> {
+    let size = entries.clone().fold(label.len() + 2, |sum, (k, v)| sum + 6 + k.len() + v.len());
+    let mut out = Vec::with_capacity(size);
+    out.extend_from_slice(label);
+    out.extend_from_slice(&u16::try_from(entries.len()).map_err(|_| ContextError::TooLarge)?.to_be_bytes());
+    for (key, value) in entries {
+        out.extend_from_slice(&u16::try_from(key.len()).map_err(|_| ContextError::TooLarge)?.to_be_bytes());
+        out.extend_from_slice(key);
+        out.extend_from_slice(&u32::try_from(value.len()).map_err(|_| ContextError::TooLarge)?.to_be_bytes());
+        out.extend_from_slice(value);
+    }
+    Ok(out)
+}
+
+const LABEL: &[u8] = b"kf1 context\0";
+
 impl Context {
     /// The context without entries, which is a context like any other.
     #[must_use]
@@ -119,24 +161,16 @@ impl Context {
 
     /// The canonical encoding that the digest covers.
     #[must_use]
+    #[expect(clippy::expect_used, reason = "`insert` bounded what the encoding bounds")]
     pub fn encode(&self) -> Vec<u8> {
-        let size = self.0.iter().fold(2, |sum, (k, v)| sum + 6 + k.len() + v.len());
-        let mut out = Vec::with_capacity(size);
-        // The casts are exact: `insert` bounded all three.
-        out.extend_from_slice(&u16::try_from(self.0.len()).unwrap_or(u16::MAX).to_be_bytes());
-        for (key, value) in &self.0 {
-            out.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_be_bytes());
-            out.extend_from_slice(key);
-            out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
-            out.extend_from_slice(value);
-        }
-        out
+        let entries = self.0.iter().map(|(k, v)| (k.as_slice(), v.as_slice()));
+        encoded(&[], entries).expect("`insert` bounds the number of entries, keys and values")
     }
 
     /// The digest that an envelope binds.
     #[must_use]
     pub fn digest(&self) -> ContextDigest {
-        ContextDigest(mac::sha256(&[b"kf1 context\0", &self.encode()]))
+        ContextDigest(mac::sha256(&[LABEL, &self.encode()]))
     }
 }
 
@@ -149,6 +183,24 @@ mod tests {
         let one = Context::parse_entries(&["b=2", "a=1", "é=x"]).unwrap();
         let two = Context::parse_entries(&["é=x", "a=1", "b=2"]).unwrap();
         assert_eq!(one.digest(), two.digest());
+    }
+
+    #[test]
+    fn the_digest_without_a_map_is_the_one_with_it() {
+        for (entries, context) in [
+            (&[][..], Context::empty()),
+            (&[("a", &b"1"[..]), ("b", b""), ("e\u{e9}", b"\0")][..], {
+                let context = Context::empty().with("b", "").unwrap();
+                context.with("e\u{e9}", [0]).unwrap().with("a", "1").unwrap()
+            }),
+        ] {
+            assert_eq!(ContextDigest::of_sorted(entries).unwrap(), context.digest());
+        }
+        assert_eq!(ContextDigest::of_sorted(&[("", b"x")]), Err(ContextError::EmptyKey));
+        for entries in [[("a", &b"x"[..]), ("a", b"y")], [("b", b"x"), ("a", b"y")]] {
+            assert_eq!(ContextDigest::of_sorted(&entries), Err(ContextError::RepeatedKey("a".into())));
+        }
+        assert_eq!(ContextDigest::of_sorted(&[(&"k".repeat(65_536), b"")]), Err(ContextError::TooLarge));
     }
 
     #[test]

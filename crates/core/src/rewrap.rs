@@ -26,6 +26,28 @@ pub enum How {
     Reseal,
 }
 
+impl How {
+    /// What stays where nothing else is said: under a rewrap what is under the primary key, under a reseal nothing.
+    #[must_use]
+    pub const fn stays(self) -> Stays {
+        match self {
+            Self::Rewrap => Stays::UnderPrimary,
+            Self::Reseal => Stays::Nothing,
+        }
+    }
+}
+
+/// Which of the values that have the right format stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// Those under the primary key.
+    UnderPrimary,
+    /// All, whatever key they are under: their readers may hold no other.
+    UnderAnyKey,
+    /// None: everything is made anew.
+    Nothing,
+}
+
 /// Where a value should go.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
@@ -35,6 +57,8 @@ pub struct Target {
     pub plaintext_to: Format,
     /// How it gets there.
     pub how: How,
+    /// Which values stay.
+    pub stays: Stays,
     /// For a new Fernet token.
     pub now: UnixTime,
 }
@@ -111,7 +135,7 @@ impl Mover<'_> {
     /// # Errors
     /// A value that does not open, or is to become what the reader does not accept, is left as it is: the error says why.
     pub fn plan(&self, stored: &str, context: &ContextDigest) -> Result<Move, MoveError> {
-        let Opened { secret, found } = self.keyring.open(stored, context, &self.reader)?;
+        let (Opened { secret, found }, kept) = self.keyring.open_kept(stored, context, &self.reader)?;
         let format = match (self.target.format, found) {
             (Some(format), _) | (None, Found::Sealed { format, .. }) => format,
             (None, Found::Plaintext) => self.target.plaintext_to,
@@ -123,11 +147,16 @@ impl Mover<'_> {
             Found::Sealed { format: now, kid, timestamp, .. } => (now == format, kid == primary.kid(), timestamp),
             Found::Plaintext => (false, false, None),
         };
-        if same_format && same_key && self.target.how == How::Rewrap {
+        let stays = match self.target.stays {
+            Stays::UnderPrimary => same_key,
+            Stays::UnderAnyKey => true,
+            Stays::Nothing => false,
+        };
+        if same_format && stays {
             return Ok(Move::Stay(found));
         }
         let wrapped = match (self.target.how, found.kid()) {
-            (How::Rewrap, Some(kid)) if same_format => self.rewrapped(stored, context, format, kid)?,
+            (How::Rewrap, Some(kid)) if same_format => self.rewrapped((stored, kept), context, format, kid)?,
             _ => None,
         };
         let text = match wrapped {
@@ -145,7 +174,7 @@ impl Mover<'_> {
     /// The same data key and body under the primary key, where the format has a data key.
     fn rewrapped(
         &self,
-        stored: &str,
+        (stored, kept): (&str, Option<kf1::Kept>),
         context: &ContextDigest,
         format: Format,
         kid: KeyId,
@@ -156,7 +185,7 @@ impl Mover<'_> {
             return Ok(None);
         };
         Ok(match format {
-            Format::Kf1 => Some(kf1::rewrap(from, to, &kf1::Envelope::from_text(stored)?, context)?.to_text()),
+            Format::Kf1 => kept.map(|kept| kept.rewrap(to, context)).transpose()?.map(|envelope| envelope.to_text()),
             Format::V1 => {
                 let envelope = redis_sre_v1::Envelope::parse(stored, self.reader.reading)?;
                 envelope.rewrap(from, to, self.random)?.map(|envelope| envelope.to_text())

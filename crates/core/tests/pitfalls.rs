@@ -14,7 +14,7 @@ use keyfold_core::{
     envelope::{Format, OpenError, Reading, fernet, kf1},
     error::{Code, Hint},
     keyring::{KeyError, Keyring, Purpose, State, parse_fernet, parse_key32, parse_master},
-    rewrap::{How, Move, Mover, Target},
+    rewrap::{How, Move, Mover, Stays, Target},
     rng::SystemRandom,
 };
 
@@ -247,7 +247,8 @@ fn p16_a_token_keeps_its_age_through_rotation_resealing_and_another_key() {
     let accept = sealed_only();
     for how in [How::Rewrap, How::Reseal] {
         for format in [None, Some(Format::Fernet)] {
-            let target = Target { format, plaintext_to: Format::Kf1, how, now: UnixTime(1_790_000_000) };
+            let target =
+                Target { format, plaintext_to: Format::Kf1, how, stays: how.stays(), now: UnixTime(1_790_000_000) };
             let reader = reader(&accept, Reading::Strict);
             let mover = Mover { keyring: &ring, random: &SystemRandom, reader, target };
             let Move::To { text, kid, .. } = mover.plan(&token, &here).unwrap() else { panic!("it stayed") };
@@ -255,7 +256,7 @@ fn p16_a_token_keeps_its_age_through_rotation_resealing_and_another_key() {
             assert_ne!(text, token);
             let moved = fernet::Token::parse(&text, Reading::Strict).unwrap();
             assert_eq!(moved.timestamp(), made, "{how:?}");
-            let again = Mover { target: Target { how: How::Reseal, ..target }, ..mover };
+            let again = Mover { target: Target { how: How::Reseal, stays: Stays::Nothing, ..target }, ..mover };
             let Move::To { text, .. } = again.plan(&text, &here).unwrap() else { panic!("it stayed") };
             assert_eq!(fernet::Token::parse(&text, Reading::Strict).unwrap().timestamp(), made, "resealed");
         }
@@ -281,7 +282,13 @@ fn p17_who_kept_a_retired_key_and_an_old_copy_cannot_forge_what_todays_key_accep
         let here = context(&case["context"]).digest();
         let opened = ring.open(&stored, &here, &reader(&accept, Reading::Compat));
         assert_eq!(opened.err().unwrap().code(), code, "{name}");
-        let target = Target { format: None, plaintext_to: Format::Kf1, how: How::Rewrap, now: common::NOW };
+        let target = Target {
+            format: None,
+            plaintext_to: Format::Kf1,
+            how: How::Rewrap,
+            stays: Stays::UnderPrimary,
+            now: common::NOW,
+        };
         let mover = Mover { keyring: &ring, random: &SystemRandom, reader: reader(&accept, Reading::Strict), target };
         assert!(mover.plan(&stored, &here).is_err(), "{name}: rotation would have made it good");
     }

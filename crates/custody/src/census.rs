@@ -16,7 +16,12 @@ use keyfold_core::{
 use crate::{
     custody::Custody,
     error::CustodyError,
-    layout::json::{self, Leaf},
+    layout::{
+        json::{self, Leaf},
+        path::FieldPath,
+    },
+    own,
+    sessions::{COLLECTION, Sessions},
     store::{CollectionId, StoredRecord},
 };
 
@@ -29,6 +34,8 @@ pub struct Census {
     pub records: u64,
     /// Values by collection id, format and key.
     pub values: Vec<Count>,
+    /// Values in declared fields that lie in plaintext, by collection id.
+    pub plaintext: BTreeMap<String, u64>,
     /// Values that look sealed and that no key here opens, or that are malformed. Another system's ciphertext needs none of
     /// our keys and is not among them.
     pub unreadable: u64,
@@ -61,6 +68,7 @@ impl Census {
 #[derive(Default)]
 struct Tally {
     records: u64,
+    plaintext: BTreeMap<String, u64>,
     unreadable: u64,
     first_unreadable: Option<String>,
     values: BTreeMap<(String, &'static str, KeyId), u64>,
@@ -74,25 +82,33 @@ impl Custody {
     pub async fn census(&self) -> Result<Census, CustodyError> {
         let mut tally = Tally::default();
         for collection in self.records.collections().await? {
+            let configured = self.config.collections.values().find(|configured| configured.id == collection);
+            let fields = configured.map_or(&[][..], |configured| &configured.fields);
             for partition in self.records.partitions(&collection).await? {
                 let mut after = None;
                 loop {
                     let page = self.records.scan(&collection, &partition, after.as_ref(), PAGE).await?;
                     let keyring = self.keys.opening();
                     for record in &page.records {
-                        tally.record(&keyring, &collection, record)?;
+                        tally.record(&keyring, (&collection, fields), record)?;
                     }
                     let Some(next) = page.next else { break };
                     after = Some(next);
                 }
             }
         }
+        let keyring = self.keys.opening();
+        let mut count = |collection: &str, format: Format, kid| {
+            *tally.values.entry((collection.into(), format.as_str(), kid)).or_insert(0) += 1;
+        };
+        Sessions::needs(&*self.system, &keyring, |format, kid| count(COLLECTION, format, kid)).await?;
+        own::needs(&*self.system, |format, kid| count(own::COLLECTION, format, kid)).await?;
         let values = std::mem::take(&mut tally.values)
             .into_iter()
             .map(|((collection, format, kid), values)| Count { collection, format, kid, values })
             .collect();
-        let Tally { records, unreadable, first_unreadable, .. } = tally;
-        Ok(Census { records, values, unreadable, first_unreadable })
+        let Tally { records, plaintext, unreadable, first_unreadable, .. } = tally;
+        Ok(Census { records, values, plaintext, unreadable, first_unreadable })
     }
 }
 
@@ -100,7 +116,7 @@ impl Tally {
     fn record(
         &mut self,
         keyring: &Keyring,
-        collection: &CollectionId,
+        (collection, fields): (&CollectionId, &[FieldPath]),
         record: &StoredRecord,
     ) -> Result<(), CustodyError> {
         self.records += 1;
@@ -109,15 +125,26 @@ impl Tally {
                 self.unreadable(collection, record, "");
                 continue;
             };
-            json::strings(text, |leaf| self.leaf(keyring, (collection, record), &leaf))
+            json::strings(text, |leaf| self.leaf(keyring, (collection, fields, record), &leaf))
                 .map_err(|source| CustodyError::Json { place: format!("{collection}/{}", record.key), source })?;
         }
         Ok(())
     }
 
-    fn leaf(&mut self, keyring: &Keyring, (collection, record): (&CollectionId, &StoredRecord), leaf: &Leaf<'_>) {
+    fn leaf(
+        &mut self,
+        keyring: &Keyring,
+        (collection, fields, record): (&CollectionId, &[FieldPath], &StoredRecord),
+        leaf: &Leaf<'_>,
+    ) {
         let kid = match detect(leaf.value) {
-            Detected::Plaintext | Detected::Foreign(_) => return,
+            Detected::Plaintext => {
+                if fields.iter().any(|field| field.covers(leaf.pointer)) {
+                    *self.plaintext.entry(collection.as_str().into()).or_insert(0) += 1;
+                }
+                return;
+            }
+            Detected::Foreign(_) => return,
             Detected::Sealed(format) => needs(keyring, format, leaf.value).map(|kid| (format, kid)),
             Detected::MalformedV1 | Detected::Disguised | Detected::UnsupportedFormat => None,
         };
@@ -184,7 +211,7 @@ mod tests {
         let fresh = Fresh { random: &SystemRandom, now };
         let sealed = |format| keyring.seal(format, &Context::empty().digest(), b"x", fresh).unwrap().text;
         let doc = format!(
-            r#"{{"a":"{}","b":["{}"],"note":"vault:v1:abc","c":{{"d":"kf2.x"}},"e":"AQICAH"}}"#,
+            r#"{{"a":"{}","b":["{}"],"note":"vault:v1:abc","c":{{"d":"kf2.x"}},"e":"AQICAH","f":["p"],"g":"p"}}"#,
             sealed(Format::Kf1),
             sealed(Format::V1)
         );
@@ -194,7 +221,9 @@ mod tests {
             revision: 1,
         };
         let mut tally = Tally::default();
-        tally.record(&keyring, &CollectionId::new("c").unwrap(), &record).unwrap();
+        let fields = ["/a", "/note", "/f/*"].map(|path| path.parse().unwrap());
+        tally.record(&keyring, (&CollectionId::new("c").unwrap(), &fields), &record).unwrap();
+        assert_eq!(tally.plaintext, BTreeMap::from([("c".to_owned(), 1)]), "/f/* is declared, /g is not");
         assert_eq!(tally.values.values().sum::<u64>(), 2);
         assert!(tally.values.keys().all(|(_, _, needed)| *needed == kid));
         assert_eq!((tally.unreadable, tally.first_unreadable.as_deref()), (1, Some("c/r#/c/d")));

@@ -7,7 +7,10 @@ use keyfold_core::{
 };
 
 use crate::{
-    layout::path::FieldPath,
+    layout::{
+        path::FieldPath,
+        place::{CellSpec, Layout},
+    },
     store::{CollectionId, RecordKey},
 };
 
@@ -18,8 +21,18 @@ pub struct Collection {
     pub name: String,
     /// The immutable id, part of every field's context.
     pub id: CollectionId,
+    /// How its records are stored.
+    pub layout: Layout,
+    /// The store they are in, as `store` in keyfold.toml gives it; where absent, the one that was named for the run, or the data
+    /// folder.
+    pub store: Option<String>,
     /// The fields that hold secrets.
     pub fields: Vec<FieldPath>,
+    /// The cells that the fields lie in.
+    pub cells: Vec<CellSpec>,
+    /// Fields of the document that are looked at and counted, and never changed: their readers take what stands there for the
+    /// secret itself.
+    pub reported: Vec<FieldPath>,
     /// What new secrets are sealed as.
     pub format: Format,
     /// What a reader accepts.
@@ -52,6 +65,13 @@ impl Collection {
     /// # Errors
     /// As there.
     pub fn digest(&self, deployment: &str, record: &RecordKey, pointer: &str) -> Result<ContextDigest, ContextError> {
-        Ok(self.context(deployment, record, pointer)?.digest())
+        let entries = [
+            ("collection", self.id.as_str().as_bytes()),
+            ("deployment", deployment.as_bytes()),
+            ("field", pointer.as_bytes()),
+            ("record", record.as_str().as_bytes()),
+            ("tenant", self.tenant.as_deref().unwrap_or_default().as_bytes()),
+        ];
+        ContextDigest::of_sorted(if self.tenant.is_some() { &entries } else { &entries[..4] })
     }
 }

@@ -1,6 +1,6 @@
 //! `keyfold.toml`: parsed once, every mistake reported in one run.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use jiff::civil::Date;
 use keyfold_core::{
@@ -10,7 +10,19 @@ use keyfold_core::{
 };
 use toml::{Table, Value};
 
-use crate::{collection::Collection, layout::path::FieldPath, store::CollectionId};
+use crate::{
+    access::Grants,
+    broker::Routes,
+    collection::Collection,
+    layout::{path::FieldPath, place::Layout},
+    sessions,
+    store::CollectionId,
+};
+
+mod audit;
+mod layout;
+
+pub use audit::{AuditSettings, duration};
 
 /// A configuration file over this many bytes is not one.
 pub const MAX_CONFIG: usize = 1 << 20;
@@ -20,8 +32,22 @@ pub const MAX_CONFIG: usize = 1 << 20;
 pub struct Config {
     /// The URI of the root key; the data folder's `root.key` where absent.
     pub root_key: Option<String>,
+    /// The address of the system store, or the place of one; the data folder's own database where absent.
+    pub system: Option<String>,
     /// By display name.
     pub collections: BTreeMap<String, Collection>,
+    /// Who may do what, over the service.
+    pub grants: Arc<Grants>,
+    /// How the audit log is kept.
+    pub audit: AuditSettings,
+    /// What concerns the service alone; it reads this table itself.
+    pub server: Table,
+    /// What concerns sessions and their issuers; the service reads this table itself.
+    pub sessions: Table,
+    /// Where users' credentials may go.
+    pub routes: Routes,
+    /// What concerns the proxy alone; it reads this table itself.
+    pub proxy: Table,
 }
 
 /// One mistake: where, and what is wrong.
@@ -55,6 +81,12 @@ impl Config {
     #[must_use]
     pub fn collection(&self, name: &str) -> Option<&Collection> {
         self.collections.get(name)
+    }
+
+    /// The id that grants mean by a name.
+    #[must_use]
+    pub fn collection_id(&self, name: &str) -> Option<CollectionId> {
+        id_of(&self.collections, name)
     }
 
     /// Reads a file's text.
@@ -103,8 +135,25 @@ impl Reader {
     }
 
     fn config(&mut self, table: &Table) -> Config {
-        self.unknown(table, "", &["root_key", "collections"]);
+        self.unknown(
+            table,
+            "",
+            &[
+                "root_key",
+                "system",
+                "collections",
+                "grants",
+                "default_grants",
+                "audit",
+                "server",
+                "sessions",
+                "enforcement",
+                "destinations",
+                "proxy",
+            ],
+        );
         let root_key = self.text(table, "", "root_key").map(str::to_owned);
+        let system = self.address(table, "system", "uri");
         let mut collections: BTreeMap<String, Collection> = BTreeMap::new();
         match table.get("collections") {
             None => {}
@@ -126,20 +175,85 @@ impl Reader {
             }
             Some(_) => self.mistake("collections", "must be a table of tables, [collections.NAME]"),
         }
-        Config { root_key, collections }
+        let id_of = |name: &str| id_of(&collections, name);
+        let grants = Grants::parse(table, &id_of).unwrap_or_else(|mistakes| {
+            self.mistakes.extend(mistakes);
+            Grants::default()
+        });
+        let server = self.table(table, "server");
+        let sessions = self.table(table, "sessions");
+        let routes = Routes::parse(table).unwrap_or_else(|mistakes| {
+            self.mistakes.extend(mistakes);
+            Routes::default()
+        });
+        for destination in routes.iter() {
+            let lent = destination.secret.as_ref().map(|lent| lent.collection.as_str());
+            if lent.is_some_and(|name| collections.get(name).is_none_or(|found| found.layout.is_foreign())) {
+                let what = "names a collection that is not configured, or whose records are another program's";
+                self.mistake(&format!("destinations.{}.secret", destination.name), what);
+            }
+        }
+        self.mistakes.extend(grants.strangers(&|name| routes.named(name).is_some()));
+        let proxy = self.table(table, "proxy");
+        let audit = self.audit(table);
+        Config { root_key, system, collections, grants: Arc::new(grants), audit, server, sessions, routes, proxy }
+    }
+
+    /// A table that somebody else reads.
+    fn table(&mut self, table: &Table, key: &str) -> Table {
+        match table.get(key) {
+            None => Table::new(),
+            Some(Value::Table(found)) => found.clone(),
+            Some(_) => {
+                self.mistake(key, format!("must be a table, [{key}]"));
+                Table::new()
+            }
+        }
+    }
+
+    /// The one text of a table of that name, such as `[system] uri`.
+    fn address(&mut self, table: &Table, name: &str, key: &str) -> Option<String> {
+        let Some(inner) = table.get(name)?.as_table() else {
+            self.mistake(name, format!("must be a table, [{name}]"));
+            return None;
+        };
+        self.unknown(inner, name, &[key]);
+        let text = self.text(inner, &format!("{name}."), key);
+        if inner.get(key).is_none() {
+            self.mistake(&format!("{name}.{key}"), "must be given");
+        }
+        text.map(str::to_owned)
     }
 
     fn collection(&mut self, name: &str, place: &str, table: &Table) -> Option<Collection> {
-        self.unknown(table, place, &["id", "fields", "format", "accept", "reading", "tenant"]);
         let before = self.mistakes.len();
+        let mut known = vec!["id", "fields", "format", "accept", "reading", "tenant", "layout", "store", "report"];
+        let layout = self.layout(place, table, &mut known);
+        self.unknown(table, place, &known);
         let dotted = format!("{place}.");
         let id = self.text(table, &dotted, "id").unwrap_or(name);
         let id = CollectionId::new(id).map_err(|error| self.mistake(&format!("{place}.id"), error.to_string())).ok();
-        let fields = self.fields(place, table);
+        if [Some(name), id.as_ref().map(CollectionId::as_str)].contains(&Some(sessions::COLLECTION)) {
+            self.mistake(place, "is the name of what sessions are sealed for; choose another");
+        }
+        let fields = self.fields(&format!("{place}.fields"), table.get("fields"));
+        let reported = table.get("report").map(|listed| self.fields(&format!("{place}.report"), Some(listed)));
+        let store = self.text(table, &dotted, "store").map(str::to_owned);
+        let cells = layout.as_ref().and_then(|layout| {
+            layout.cells(&fields).map_err(|what| self.mistake(&format!("{place}.fields"), what)).ok()
+        });
+        let foreign = layout.as_ref().is_some_and(Layout::is_foreign);
+        if store.is_some() && !foreign {
+            self.mistake(
+                &format!("{place}.store"),
+                "belongs to a collection with a `layout`; records of our own lie in the data folder",
+            );
+        }
         let format = self.text(table, &dotted, "format").unwrap_or("kf1").parse::<Format>();
         // What stands there is not repeated, here and below: a secret in the wrong place would be in every log.
         let format = format.map_err(|_| self.mistake(&format!("{place}.format"), "must be \"kf1\" or \"v1\"")).ok();
-        if format == Some(Format::Fernet) {
+        // Readers of foreign records open Fernet by themselves; ours would have to trust where a token lies.
+        if format == Some(Format::Fernet) && !foreign {
             let what = "new secrets of a collection are sealed as kf1 or v1; Fernet has no binding to a place";
             self.mistake(&format!("{place}.format"), what);
         }
@@ -164,13 +278,24 @@ impl Reader {
         if self.mistakes.len() > before {
             return None;
         }
-        Some(Collection { name: name.into(), id: id?, fields, format: format?, accept: accept?, reading, tenant })
+        Some(Collection {
+            name: name.into(),
+            id: id?,
+            layout: layout?,
+            store,
+            fields,
+            cells: cells?,
+            reported: reported.unwrap_or_default(),
+            format: format?,
+            accept: accept?,
+            reading,
+            tenant,
+        })
     }
 
-    fn fields(&mut self, place: &str, table: &Table) -> Vec<FieldPath> {
-        let place = format!("{place}.fields");
-        let Some(listed) = table.get("fields").and_then(Value::as_array).filter(|listed| !listed.is_empty()) else {
-            self.mistake(&place, "list the fields that hold secrets, for example [\"/password\", \"/nodes/*/token\"]");
+    fn fields(&mut self, place: &str, value: Option<&Value>) -> Vec<FieldPath> {
+        let Some(listed) = value.and_then(Value::as_array).filter(|listed| !listed.is_empty()) else {
+            self.mistake(place, "list the fields that hold secrets, for example [\"/password\", \"/nodes/*/token\"]");
             return Vec::new();
         };
         let mut fields: Vec<FieldPath> = Vec::new();
@@ -237,7 +362,16 @@ impl Reader {
     }
 }
 
-fn day(value: &Value) -> Option<Date> {
+/// The id of a collection by its name: those that are configured, and the one of sessions.
+fn id_of(collections: &BTreeMap<String, Collection>, name: &str) -> Option<CollectionId> {
+    if name == sessions::COLLECTION {
+        return Some(sessions::collection());
+    }
+    collections.get(name).map(|collection| collection.id.clone())
+}
+
+/// A day, as TOML or as text.
+pub(crate) fn day(value: &Value) -> Option<Date> {
     match value {
         Value::Datetime(at) if at.time.is_none() => at.date?.to_string().parse().ok(),
         Value::String(text) => text.parse().ok(),

@@ -1,20 +1,25 @@
 //! Everything a use case works with, put together once by the composition root.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
+
+use keyfold_core::{audit::Event, secret::Secret};
 
 use crate::{
     auditor::Auditor,
+    broker::{Lender, Lent},
     collection::Collection,
     config::Config,
     error::CustodyError,
     keys::{LiveKeyring, Usage},
-    store::{OwnRecords, SystemStore},
+    store::{CollectionId, OwnRecords, RecordStore, SystemStore},
 };
 
 /// One process's hold on a deployment.
 pub struct Custody {
     /// The records of our own layout.
     pub records: Arc<dyn OwnRecords>,
+    /// Where the records of foreign layouts lie, by collection.
+    pub foreign: HashMap<CollectionId, Arc<dyn RecordStore>>,
     /// Our small documents.
     pub system: Arc<dyn SystemStore>,
     /// The keyring, followed.
@@ -48,6 +53,24 @@ impl Custody {
         Ok(collection)
     }
 
+    /// The store that holds a collection's records.
+    ///
+    /// # Errors
+    /// A foreign layout of which no store was named.
+    pub fn store_of(&self, collection: &Collection) -> Result<Arc<dyn RecordStore>, CustodyError> {
+        if !collection.layout.is_foreign() {
+            return Ok(Arc::clone(&self.records) as Arc<dyn RecordStore>);
+        }
+        self.foreign.get(&collection.id).cloned().ok_or_else(|| CustodyError::NotFound {
+            what: format!(
+                "no store is known for collection `{}`, whose layout is {}",
+                collection.name,
+                collection.layout.as_str()
+            ),
+            hint: "name it with --store, or as `store` of the collection in keyfold.toml".into(),
+        })
+    }
+
     /// Refuses a configuration that would accept what the authenticated keyring document no longer allows.
     ///
     /// # Errors
@@ -73,5 +96,12 @@ impl Custody {
         let closed = self.auditor.sink().close(self.keys.opening().generation()).await;
         self.keys.close().await?;
         Ok(closed?)
+    }
+}
+
+#[async_trait::async_trait]
+impl Lender for Custody {
+    async fn lend(&self, lent: &Lent, intent: &Event) -> Result<Secret, CustodyError> {
+        self.lent(self.collection(&lent.collection)?, &lent.record, (&lent.field, intent)).await
     }
 }

@@ -9,12 +9,13 @@ use keyfold_core::{
 };
 
 use crate::{
+    collection::Collection,
     custody::Custody,
     error::CustodyError,
     keys::process::LEASE,
-    layout::{json, look},
-    records::doc_of,
-    store::Partition,
+    layout::{json, look, place::Content},
+    records::text_of,
+    store::StoredRecord,
 };
 
 /// How much a finding matters.
@@ -57,6 +58,7 @@ const NAMED: usize = 1000;
 
 #[derive(Default)]
 struct Notes {
+    arguments: String,
     records: u64,
     findings: Vec<Finding>,
     /// Records that could not be read.
@@ -70,12 +72,13 @@ struct Notes {
 }
 
 impl Custody {
-    /// Looks at every record, the keyring, the processes and the counters. Opens nothing.
+    /// Looks at every record, the keyring, the processes and the counters. Opens nothing. `arguments` are what a job needs on the
+    /// command line to come to the same records.
     ///
     /// # Errors
     /// The store.
-    pub async fn diagnose(&self) -> Result<Diagnosis, CustodyError> {
-        let mut notes = Notes::default();
+    pub async fn diagnose(&self, arguments: &str) -> Result<Diagnosis, CustodyError> {
+        let mut notes = Notes { arguments: arguments.into(), ..Notes::default() };
         self.look_at_records(&mut notes).await?;
         self.look_at_keys(&mut notes).await?;
         notes.sum_up();
@@ -95,26 +98,31 @@ impl Custody {
                 );
             }
         }
-        for collection in self.config.collections.values().filter(|collection| stored.contains(&collection.id)) {
-            let mut after = None;
-            loop {
-                let page = self.records.scan(&collection.id, &Partition::whole(), after.as_ref(), 500).await?;
-                for record in &page.records {
-                    notes.records += 1;
-                    let name = collection.name.as_str();
-                    let walked = doc_of(collection, record).and_then(|doc| {
-                        json::strings(doc, |leaf| {
-                            let declared = collection.fields.iter().any(|path| path.covers(leaf.pointer));
-                            notes.leaf(name, declared, &record.key.to_string(), &leaf);
-                        })
-                        .map_err(|source| CustodyError::Json { place: format!("{name}/{}", record.key), source })
-                    });
-                    if let Err(error) = walked {
-                        notes.unreadable(error.to_string());
-                    }
+        for collection in self.config.collections.values() {
+            let foreign = collection.layout.is_foreign();
+            if !foreign && !stored.contains(&collection.id) {
+                continue;
+            }
+            let store = match self.store_of(collection) {
+                Ok(store) => store,
+                Err(error) => {
+                    let hint = keyfold_core::error::Hint::hint(&error);
+                    notes.add(Weight::Note, "not_looked_at", error.to_string(), hint);
+                    continue;
                 }
-                let Some(next) = page.next else { break };
-                after = Some(next);
+            };
+            for partition in store.partitions(&collection.id).await? {
+                let mut after = None;
+                loop {
+                    let page = store.scan(&collection.id, &partition, after.as_ref(), 500).await?;
+                    page.records.iter().for_each(|record| notes.record(collection, record));
+                    for odd in page.odd {
+                        notes.records += 1;
+                        notes.unreadable(format!("{}/{}: {}", collection.name, odd.record, odd.what), Some(odd.hint));
+                    }
+                    let Some(next) = page.next else { break };
+                    after = Some(next);
+                }
             }
         }
         Ok(())
@@ -123,15 +131,26 @@ impl Custody {
     async fn look_at_keys(&self, notes: &mut Notes) -> Result<(), CustodyError> {
         let keyring = self.keys.opening();
         for collection in self.config.collections.values() {
-            if keyring.primary(collection.format).is_none() {
+            let led = keyring.led_by_environment();
+            let seals = if collection.layout.is_foreign() { &led } else { &*keyring };
+            if seals.primary(collection.format).is_none() {
                 notes.add(
                     Weight::Error,
                     "no_primary",
                     format!("no primary key seals {} for collection `{}`", collection.format, collection.name),
-                    Some(format!("keyfold keys create --suites {}", collection.format)),
+                    Some(match (collection.layout.is_foreign(), collection.format) {
+                        (true, Format::V1) => {
+                            "set REDIS_SRE_MASTER_KEY to the key that the records' readers hold".into()
+                        }
+                        (true, Format::Fernet) => {
+                            "set SRE_AGENT_ENCRYPTION_KEY to the key that the records' readers hold".into()
+                        }
+                        _ => format!("keyfold keys create --suites {}", collection.format),
+                    }),
                 );
             }
             match keyring.floor(collection.id.as_str()) {
+                None if collection.layout.is_foreign() => {}
                 None => notes.add(
                     Weight::Note,
                     "no_floor",
@@ -185,10 +204,34 @@ impl Notes {
         self.findings.push(Finding { weight, what, message, hint });
     }
 
-    fn unreadable(&mut self, message: String) {
+    fn unreadable(&mut self, message: String, hint: Option<String>) {
         self.unreadable += 1;
         if self.unreadable <= NAMED as u64 {
-            self.add(Weight::Error, "unreadable_record", message, None);
+            self.add(Weight::Error, "unreadable_record", message, hint);
+        }
+    }
+
+    fn record(&mut self, collection: &Collection, record: &StoredRecord) {
+        self.records += 1;
+        let (name, key) = (collection.name.as_str(), record.key.to_string());
+        for spec in &collection.cells {
+            let Some(held) = record.cell(&spec.name) else { continue };
+            let walked = text_of(collection, &record.key, held).and_then(|text| {
+                if spec.content == Content::Text {
+                    let leaf = json::Leaf { pointer: &spec.at, name: Some(spec.name.as_str()), value: text };
+                    self.leaf(name, true, &key, &leaf);
+                    return Ok(());
+                }
+                json::strings(text, |leaf| {
+                    let pointer = format!("{}{}", spec.at, leaf.pointer);
+                    let declared = collection.fields.iter().any(|path| path.covers(&pointer));
+                    self.leaf(name, declared, &key, &json::Leaf { pointer: &pointer, ..leaf });
+                })
+                .map_err(|source| CustodyError::Json { place: format!("{name}/{}", record.key), source })
+            });
+            if let Err(error) = walked {
+                self.unreadable(error.to_string(), None);
+            }
         }
     }
 
@@ -244,9 +287,11 @@ impl Notes {
         }
         for ((collection, what), count) in std::mem::take(&mut self.declared) {
             let (weight, says, hint) = match what {
-                "plaintext" => {
-                    (Weight::Error, "secrets lie in plaintext", format!("keyfold migrate --collection {collection}"))
-                }
+                "plaintext" => (
+                    Weight::Error,
+                    "secrets lie in plaintext",
+                    format!("keyfold migrate --collection {collection}{}", self.arguments),
+                ),
                 "masked" => (
                     Weight::Error,
                     "secrets are masks of asterisks: lost before they were stored",
@@ -255,7 +300,10 @@ impl Notes {
                 "unbound" => (
                     Weight::Note,
                     "secrets are in a format that does not bind them to their place: pasted elsewhere, they open there",
-                    format!("keyfold migrate --collection {collection} --to kf1, once every reader can"),
+                    format!(
+                        "keyfold migrate --collection {collection} --to kf1{}, once every reader can",
+                        self.arguments
+                    ),
                 ),
                 "foreign" => (
                     Weight::Warning,
@@ -280,7 +328,7 @@ mod tests {
             let pointer = format!("/extra/{n}/password");
             let leaf = json::Leaf { pointer: &pointer, name: Some("password"), value: "hunter2" };
             notes.leaf("c", false, "r", &leaf);
-            notes.unreadable("not JSON".into());
+            notes.unreadable("not JSON".into(), None);
         }
         notes.sum_up();
         assert_eq!(notes.findings.len(), 2 * (NAMED + 1));

@@ -112,12 +112,36 @@ pub enum CustodyError {
         /// Why.
         source: std::io::Error,
     },
+    /// A write was begun, and then something failed: it may have happened, or has.
+    #[error("{error}")]
+    InDoubt {
+        /// What failed.
+        error: Box<Self>,
+        /// Whether it is known that the write happened.
+        happened: bool,
+    },
 }
 
 impl CustodyError {
     /// Something its own rules refuse.
     pub fn invalid(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), hint: hint.into(), code: None }
+    }
+
+    /// This error, of a write that was begun. What a store or a disk refused did not happen; where they broke off, nobody knows.
+    pub(crate) fn of_a_write(self) -> Self {
+        match self {
+            Self::Store(StoreError::Unavailable { .. }) | Self::Io { .. } => {
+                Self::InDoubt { error: Box::new(self), happened: false }
+            }
+            other => other,
+        }
+    }
+
+    /// This error, which came after a write that happened. Nobody must take it for a reason to do it again.
+    #[must_use]
+    pub fn afterwards(self) -> Self {
+        Self::InDoubt { error: Box::new(self), happened: true }
     }
 
     /// The stable code, where one fits.
@@ -137,6 +161,7 @@ impl CustodyError {
             Self::Random(error) => Some(error.code()),
             Self::Invalid { code, .. } => *code,
             Self::Io { .. } => Some(Code::ProviderUnavailable),
+            Self::InDoubt { error, .. } => error.code(),
             Self::Refused(_) | Self::Waiting { .. } | Self::NotFound { .. } | Self::Conflict { .. } => None,
         }
     }
@@ -166,6 +191,11 @@ impl Hint for CustodyError {
             Self::Invalid { hint, .. } | Self::Waiting { hint, .. } | Self::NotFound { hint, .. } => Some(hint.clone()),
             Self::Conflict { .. } => Some("somebody else wrote first; read it again and decide anew".into()),
             Self::Io { .. } => Some("check the data folder's owner, its rights and the space left".into()),
+            Self::InDoubt { error, happened } => {
+                let first =
+                    if *happened { "it was done all the same; do not do it again" } else { "look whether it was done" };
+                Some(error.hint().map_or_else(|| first.into(), |hint| format!("{first}; {hint}")))
+            }
         }
     }
 }

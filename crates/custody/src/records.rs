@@ -2,7 +2,7 @@
 
 use keyfold_core::{
     accept::Accepted,
-    audit::{Action, Name, Word},
+    audit::{Action, Event, Name, Word},
     detect::{Detected, detect},
     envelope::Format,
     keyring::{Found as What, Keyring, Reader},
@@ -13,14 +13,17 @@ use zeroize::Zeroizing;
 
 use crate::{
     access::{
-        Permit,
+        Permit, Place,
         op::{List, Open, Seal},
     },
     collection::Collection,
     custody::Custody,
     error::CustodyError,
     keys::Sealing,
-    layout::json::{self, Edit, Encoded, Found, Value},
+    layout::{
+        json::{self, Edit, Encoded, Found, Value},
+        path::FieldPath,
+    },
     store::{
         CellName, CellValue, DOC_CELL, Inserted, NewRecord, OnExisting, RecordKey, ScanCursor, StoreError,
         StoredRecord, Swap, Swapped,
@@ -47,9 +50,10 @@ pub enum Intake {
 
 /// Documents ready to be stored, with the keyring that they were sealed under.
 pub struct Batch {
-    records: Vec<NewRecord>,
-    wraps: u64,
-    keyring: Sealing,
+    pub(crate) records: Vec<NewRecord>,
+    /// How many v1 values were wrapped, for the usage count.
+    pub(crate) wraps: u64,
+    pub(crate) keyring: Sealing,
 }
 
 /// A document ready to be stored.
@@ -106,9 +110,31 @@ pub(crate) fn doc_of<'a>(collection: &Collection, record: &'a StoredRecord) -> R
     })
 }
 
+/// The text of a cell.
+pub(crate) fn text_of<'a>(
+    collection: &Collection,
+    key: &RecordKey,
+    value: &'a CellValue,
+) -> Result<&'a str, CustodyError> {
+    value.as_str().ok_or_else(|| {
+        CustodyError::invalid(
+            format!("{}/{key}: what is stored is not text", collection.name),
+            "restore the record from a copy",
+        )
+    })
+}
+
 pub(crate) fn secrets(collection: &Collection, key: &RecordKey, doc: &str) -> Result<Vec<Found>, CustodyError> {
-    json::find(doc, &collection.fields)
-        .map_err(|source| CustodyError::Json { place: format!("{}/{key}", collection.name), source })
+    secrets_at(collection, key, doc, &collection.fields)
+}
+
+pub(crate) fn secrets_at(
+    collection: &Collection,
+    key: &RecordKey,
+    doc: &str,
+    paths: &[FieldPath],
+) -> Result<Vec<Found>, CustodyError> {
+    json::find(doc, paths).map_err(|source| CustodyError::Json { place: format!("{}/{key}", collection.name), source })
 }
 
 /// Seals, or checks, the declared fields of documents. Runs no I/O; callers with many documents run it off the runtime.
@@ -199,7 +225,7 @@ pub(crate) fn spliced(
 }
 
 impl Custody {
-    async fn reserve(&self, keyring: &Keyring, wraps: u64) -> Result<(), CustodyError> {
+    pub(crate) async fn reserve(&self, keyring: &Keyring, wraps: u64) -> Result<(), CustodyError> {
         match keyring.primary(Format::V1) {
             Some(entry) if wraps > 0 => self.usage.reserve(entry.kid(), wraps).await,
             _ => Ok(()),
@@ -217,6 +243,7 @@ impl Custody {
         incoming: Incoming,
         mode: PutMode,
     ) -> Result<Inserted, CustodyError> {
+        permit.check(&Place::Record(&collection.id, &incoming.key))?;
         let keyring = self.keys.sealing().await?;
         let key = incoming.key.clone();
         let prepared = prepare(&keyring, collection, incoming, Intake::Seal, self.auditor.clock().now())?;
@@ -225,7 +252,7 @@ impl Custody {
         event.record = Some(Name::abridge(key.as_str()));
         event.kid = keyring.primary(collection.format).map(keyfold_core::keyring::Entry::kid);
         self.auditor
-            .audited(event, async |_| {
+            .audited_write(event, async |_| {
                 self.keys.confirm(&keyring).await?;
                 self.write(collection, prepared.record, mode).await
             })
@@ -279,6 +306,7 @@ impl Custody {
         batch: Batch,
         on_existing: OnExisting,
     ) -> Result<Vec<Inserted>, CustodyError> {
+        permit.check(&Place::Collection(&collection.id))?;
         let Batch { records, wraps, keyring } = batch;
         self.reserve(&keyring, wraps).await?;
         let mut event = self.auditor.about(permit.actor(), Action::RecordImport, collection)?;
@@ -288,7 +316,7 @@ impl Custody {
         event.kid = keyring.primary(collection.format).map(keyfold_core::keyring::Entry::kid);
         let stored = self
             .auditor
-            .audited(event, async |_| {
+            .audited_write(event, async |_| {
                 self.keys.confirm(&keyring).await?;
                 Ok(self.records.insert(&collection.id, records, on_existing).await?)
             })
@@ -311,10 +339,11 @@ impl Custody {
     /// No such record; a stored document that is not JSON.
     pub async fn get(
         &self,
-        _permit: &Permit<List>,
+        permit: &Permit<List>,
         collection: &Collection,
         key: &RecordKey,
     ) -> Result<Redacted, CustodyError> {
+        permit.check(&Place::Record(&collection.id, key))?;
         let record = self.stored(collection, key).await?;
         let doc = redacted(collection, key, doc_of(collection, &record)?)?;
         Ok(Redacted { key: record.key, revision: record.revision, doc })
@@ -331,6 +360,9 @@ impl Custody {
         key: &RecordKey,
         pointer: Option<&str>,
     ) -> Result<Vec<OpenedField>, CustodyError> {
+        permit.check(
+            &pointer.map_or(Place::Record(&collection.id, key), |pointer| Place::Field(&collection.id, key, pointer)),
+        )?;
         let record = self.stored(collection, key).await?;
         let found = secrets(collection, key, doc_of(collection, &record)?)?;
         self.open_found(permit, (collection, key), found, pointer).await
@@ -380,7 +412,7 @@ impl Custody {
         collection: &Collection,
         key: &RecordKey,
         found: Vec<Found>,
-        event: &mut keyfold_core::audit::Event,
+        event: &mut Event,
     ) -> Result<Vec<OpenedField>, CustodyError> {
         let keyring = self.keys.opening();
         let reader = reader(collection, self.auditor.clock().now());
@@ -408,6 +440,23 @@ impl Custody {
         Ok(fields)
     }
 
+    /// Opens one secret field to be put into a call, for the broker alone: the permit to use it, and the intent, are its own.
+    pub(crate) async fn lent(
+        &self,
+        collection: &Collection,
+        key: &RecordKey,
+        (pointer, intent): (&str, &Event),
+    ) -> Result<Secret, CustodyError> {
+        let record = self.stored(collection, key).await?;
+        let mut found = secrets(collection, key, doc_of(collection, &record)?)?;
+        found.retain(|found| found.exact == pointer);
+        let opened = self.open_fields(collection, key, found, &mut intent.clone())?.pop();
+        opened.map(|field| field.secret).ok_or_else(|| CustodyError::NotFound {
+            what: format!("{}: no secret field there", place(collection, key, pointer)),
+            hint: "`secret` of the destination names a field that `fields` of the collection covers".into(),
+        })
+    }
+
     /// A document with its secrets in plaintext.
     ///
     /// # Errors
@@ -418,6 +467,7 @@ impl Custody {
         collection: &Collection,
         key: &RecordKey,
     ) -> Result<Zeroizing<String>, CustodyError> {
+        permit.check(&Place::Record(&collection.id, key))?;
         let record = self.stored(collection, key).await?;
         let doc = doc_of(collection, &record)?;
         // One reading of the record for both: between two, a writer could move what stands where.
@@ -436,10 +486,11 @@ impl Custody {
         key: &RecordKey,
         revision: Option<u64>,
     ) -> Result<(), CustodyError> {
+        permit.check(&Place::Record(&collection.id, key))?;
         let mut event = self.auditor.about(permit.actor(), Action::RecordRemove, collection)?;
         event.record = Some(Name::abridge(key.as_str()));
         self.auditor
-            .audited(event, async |_| {
+            .audited_write(event, async |_| {
                 if self.records.remove(&collection.id, key, revision).await? {
                     return Ok(());
                 }
@@ -466,6 +517,7 @@ impl Custody {
         collection: &Collection,
         after: Option<&ScanCursor>,
     ) -> Result<(Vec<StoredRecord>, Option<ScanCursor>), CustodyError> {
+        permit.check(&Place::Collection(&collection.id))?;
         let partition = crate::store::Partition::whole();
         let page = self.records.scan(&collection.id, &partition, after, 500).await?;
         let mut event = self.auditor.about(permit.actor(), Action::RecordExport, collection)?;

@@ -4,7 +4,12 @@
 
 mod common;
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 
 use common::{Process, SOON, copy, docs, folder, fuse::Fuse, incoming, init, permit};
 use keyfold_core::{
@@ -265,4 +270,70 @@ async fn p14_a_writer_between_a_jobs_read_and_its_write_wins_and_the_job_comes_a
         assert_eq!(census.values.iter().map(|line| line.kid).collect::<Vec<_>>(), [kid]);
         process.drop().await;
     }
+}
+
+#[tokio::test]
+async fn p14_a_record_that_a_writer_adds_behind_a_job_under_a_former_key_is_found_by_another_pass() {
+    for how in [How::Rewrap, How::Reseal] {
+        let place = prepared(Intake::Seal, None, false).await;
+        let process = Process::start(place.path(), &Fuse::never()).await.unwrap();
+        let writer = Process::start(place.path(), &Fuse::never()).await.unwrap();
+        let former = writer.custody.keys.opening();
+        let behind = BTreeMap::from([(RecordKey::new("a").unwrap(), docs(1, 7).into_values().next().unwrap())]);
+        let batch =
+            prepare_batch(Arc::clone(&former), writer.collection(), incoming(&behind), Intake::Seal, common::NOW);
+        drop(former);
+        writer.custody.keys.close().await.unwrap();
+        let kid = new_key(&process).await;
+        let collection = process.collection().clone();
+        *process.fused.meanwhile.lock().unwrap() = Some(Box::pin(async move {
+            let stored = writer.custody.store_batch(&permit(), &collection, batch.unwrap(), OnExisting::Fail).await;
+            assert_eq!(stored.unwrap().len(), 1);
+            writer.drop().await;
+        }));
+
+        let summary = process.run(&Job { how, ..job(Kind::Rotate) }).await.unwrap();
+        assert_eq!((summary.overtaken, summary.passes), (0, 2), "{summary:?}");
+        let mut expected = docs(RECORDS, 0);
+        expected.extend(behind);
+        process.opens(&expected).await;
+        let census = process.custody.census().await.unwrap();
+        assert_eq!(census.values.iter().map(|line| line.kid).collect::<Vec<_>>(), [kid]);
+        process.drop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_was_alone_goes_through_the_store_once_and_says_how_it_left_it() {
+    for how in [How::Rewrap, How::Reseal] {
+        let place = prepared(Intake::Seal, None, false).await;
+        let process = Process::start(place.path(), &Fuse::never()).await.unwrap();
+        let kid = new_key(&process).await;
+        let summary = process.run(&Job { how, ..job(Kind::Rotate) }).await.unwrap();
+        assert_eq!((summary.passes, summary.changed), (1, RECORDS as u64));
+        let found: Vec<_> = summary.found.iter().map(|line| (line.kid, line.values)).collect();
+        assert_eq!(found, [(Some(kid), 2 * RECORDS as u64)]);
+        process.opens(&docs(RECORDS, 0)).await;
+        process.drop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_pass_during_which_the_store_moved_its_parts_does_not_count() {
+    let place = prepared(Intake::Seal, None, true).await;
+    let process = Process::start(place.path(), &Fuse::never()).await.unwrap();
+    for (job, moves, scans) in [
+        (job(Kind::Verify), 0, 1),
+        (job(Kind::Verify), 2, 2),
+        (Job { dry_run: true, ..job(Kind::Rotate) }, 4, 3),
+        (job(Kind::Rotate), 2, 2),
+    ] {
+        process.fused.scans.store(0, Ordering::SeqCst);
+        process.fused.moves.store(moves, Ordering::SeqCst);
+        let summary = process.run(&job).await.unwrap();
+        assert_eq!(summary.records, RECORDS as u64, "{job:?}");
+        assert_eq!(process.fused.scans.load(Ordering::SeqCst), scans, "{job:?}");
+    }
+    process.opens(&docs(RECORDS, 0)).await;
+    process.drop().await;
 }

@@ -30,7 +30,8 @@ pub(crate) fn open(name: &str) -> Result<LocalRoot, RootError> {
     })?;
     let text = as_text(name, &text).map_err(|error| invalid(error.to_string(), error.hint()))?;
     let key = parse_key32(&place, text).map_err(|error| {
-        invalid(error.to_string(), Some("it holds base64 of 32 bytes, as `keyfold keygen` prints it".into()))
+        let hint = error.mend().unwrap_or("it holds base64 of 32 bytes, as `keyfold keygen` prints it");
+        invalid(error.to_string(), Some(hint.into()))
     })?;
     LocalRoot::new(place, &key)
 }
@@ -163,6 +164,27 @@ mod tests {
             assert!(error.to_string().contains(says), "{current:?} {previous:?}: {error}");
             assert!(error.hint().is_some());
         }
+    }
+
+    #[test]
+    fn p09_a_key_in_quotes_or_in_the_other_base64_is_refused_with_what_to_change() {
+        let url = "-_".repeat(21) + "8=";
+        let standard = url.replace('-', "+").replace('_', "/");
+        let quoted = format!("\"{standard}\"");
+        for (parsed, says) in [
+            (parse_fernet("F", &standard).map(drop), "- for + and _ for /"),
+            (parse_master("M", &url).map(drop), "+ for - and / for _"),
+            (parse_master("M", &quoted).map(drop), "take the quotes away"),
+            (parse_fernet("F", &format!("'{url}'")).map(drop), "take the quotes away"),
+        ] {
+            let error = parsed.unwrap_err();
+            assert!(error.hint().unwrap().contains(says), "{error}: {:?}", error.hint());
+            assert!(
+                !error.to_string().contains("-_-_") && !error.to_string().contains("+/+/"),
+                "the key is not repeated"
+            );
+        }
+        assert!(parse_fernet("F", &url).is_ok() && parse_master("M", &standard).is_ok());
     }
 
     #[test]

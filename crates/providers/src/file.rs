@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -27,22 +27,23 @@ const MAX_FILE: u64 = 4096;
 /// No such file; a file that others can read or write; anything but base64 of 32 bytes.
 pub fn open(path: &Path) -> Result<LocalRoot, RootError> {
     let place = format!("file:{}", path.display());
-    let file = fs::File::open(path).map_err(|error| match error.kind() {
+    let opened = fs::metadata(path).and_then(|seen| {
+        // To open a pipe is to wait for whoever writes to it.
+        if seen.file_type().is_fifo() { Err(io::ErrorKind::InvalidInput.into()) } else { fs::File::open(path) }
+    });
+    let file = opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => RootError::Invalid {
             place: place.clone(),
             why: "no such file".into(),
             hint: "put the root key back; `keyfold init` makes one only for a new data folder".into(),
         },
+        io::ErrorKind::InvalidInput => no_file(&place),
         _ => unavailable(&place, &error),
     })?;
     // Asked of the open file, so that nobody can exchange it between the look and the reading.
     let metadata = file.metadata().map_err(|error| unavailable(&place, &error))?;
     if !metadata.is_file() {
-        return Err(RootError::Invalid {
-            place,
-            why: "not a regular file".into(),
-            hint: "name the file that holds the key".into(),
-        });
+        return Err(no_file(&place));
     }
     if metadata.mode() & 0o077 != 0 {
         return Err(RootError::Invalid {
@@ -63,9 +64,17 @@ pub fn open(path: &Path) -> Result<LocalRoot, RootError> {
     let key = parse_key32(&place, text).map_err(|error| RootError::Invalid {
         place: place.clone(),
         why: error.to_string(),
-        hint: "the file holds base64 of 32 bytes, as `keyfold keygen` prints it".into(),
+        hint: error.mend().unwrap_or("the file holds base64 of 32 bytes, as `keyfold keygen` prints it").into(),
     })?;
-    LocalRoot::new(place, &key)
+    Ok(LocalRoot::new(place, &key)?.in_file(path.into()))
+}
+
+fn no_file(place: &str) -> RootError {
+    RootError::Invalid {
+        place: place.into(),
+        why: "not a regular file".into(),
+        hint: "name the file that holds the key".into(),
+    }
 }
 
 /// Makes a key and its file: complete and 0600 from the moment it has its name, never over an existing file.
@@ -94,7 +103,7 @@ pub fn create(path: &Path) -> Result<LocalRoot, RootError> {
         },
         _ => unavailable(&place, &error),
     })?;
-    LocalRoot::new(place, &key)
+    Ok(LocalRoot::new(place, &key)?.in_file(path.into()))
 }
 
 fn write_new(path: &Path, key: &Key32) -> io::Result<()> {
@@ -136,6 +145,18 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 
+    #[tokio::test]
+    async fn a_file_that_is_gone_or_holds_another_key_is_noticed_when_it_is_looked_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("root.key");
+        let root = create(&path).unwrap();
+        root.tend().await.unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(root.tend().await.unwrap_err().to_string().contains("no such file"));
+        create(&path).unwrap();
+        assert_eq!(root.tend().await.unwrap_err().kind(), "authentication");
+    }
+
     #[test]
     fn a_key_that_others_can_read_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -166,5 +187,9 @@ mod tests {
         }
         assert!(open(&folder.path().join("none")).err().unwrap().to_string().contains("no such file"));
         assert!(open(folder.path()).err().unwrap().to_string().contains("not a regular file"));
+        // A pipe that nobody writes to.
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(open(&pipe).err().unwrap().to_string().contains("not a regular file"));
     }
 }

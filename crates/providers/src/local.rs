@@ -1,11 +1,13 @@
 //! A root key held in this process's memory, whether it came from a file or from the environment.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use keyfold_core::{
     mac,
     rng::{RandomSource, SystemRandom},
-    root::{RootError, RootKey},
+    root::{RootError, RootKey, Tended},
     secret::{Key32, wipe},
 };
 
@@ -18,6 +20,8 @@ const WRAPPED: usize = NONCE_LEN + 32 + TAG;
 pub struct LocalRoot {
     uri: String,
     cipher: LessSafeKey,
+    /// Where it is read again when it is looked after.
+    file: Option<PathBuf>,
 }
 
 impl LocalRoot {
@@ -34,7 +38,12 @@ impl LocalRoot {
             why: "the cryptographic library refused the key".into(),
             retry: false,
         })?;
-        Ok(Self { uri, cipher })
+        Ok(Self { uri, cipher, file: None })
+    }
+
+    /// The same key, which a start would read from this file.
+    pub(crate) fn in_file(self, path: PathBuf) -> Self {
+        Self { file: Some(path), ..self }
     }
 
     fn failed(&self) -> RootError {
@@ -82,6 +91,15 @@ impl RootKey for LocalRoot {
         let key = Key32::new(out);
         wipe(&mut out);
         opened.map(|()| key).map_err(|_| self.failed())
+    }
+
+    /// Whether the file still holds this key. What came from the environment stays with the process.
+    async fn tend(&self) -> Result<Tended, RootError> {
+        if let Some(path) = &self.file {
+            let wrapped = self.wrap(&Key32::new([0; 32]), b"keyfold probe").await?;
+            crate::file::open(path)?.unwrap(&wrapped, b"keyfold probe").await?;
+        }
+        Ok(Tended::default())
     }
 }
 

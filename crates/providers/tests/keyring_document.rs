@@ -51,7 +51,7 @@ fn keyring() -> Keyring {
 }
 
 async fn written(keyring: &Keyring) -> String {
-    String::from_utf8(document::seal(&root(1), &SystemRandom, keyring).await.unwrap()).unwrap()
+    String::from_utf8(document::seal(&[&root(1)], &SystemRandom, keyring).await.unwrap()).unwrap()
 }
 
 fn states(keyring: &Keyring) -> Vec<(KeyId, State)> {

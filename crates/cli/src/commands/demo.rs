@@ -103,7 +103,7 @@ async fn in_folder(opened: &Opened, invocation: &Invocation) -> Result<Exit, Fai
 
     step(invocation, "migrate: every secret is sealed, opened again, compared, and only then written")?;
     jobs::one(opened, &Job::new(Kind::Migrate), collection, invocation).await?;
-    opened.store.scrub(Scrub::File).await?;
+    opened.system.scrub(Scrub::File).await?;
     let left = self::readable(opened.folder.path(), &planted)?;
     output::line(&format!("{left} of {} secrets are readable in the folder", planted.len()))?;
 
@@ -128,7 +128,7 @@ async fn in_folder(opened: &Opened, invocation: &Invocation) -> Result<Exit, Fai
         .checkpoint(custody.keys.opening().generation())
         .await
         .map_err(keyfold_custody::error::CustodyError::from)?;
-    let report = audit::verify(&opened.folder, &audit::verifier_key(opened)?)?;
+    let report = audit::verify(&opened.audit, &audit::verifier_key(opened)?).await?;
     output::line(&report.verdict().to_string())?;
 
     let good = left == 0 && verified.is_clean() && !report.verdict().is_tampering();

@@ -1,6 +1,7 @@
 //! The commands: one file each, one line each in the list below.
 
 mod audit;
+mod ca;
 mod completions;
 mod config;
 mod demo;
@@ -13,9 +14,14 @@ mod keys;
 mod man;
 mod migrate;
 mod open;
+mod policy;
 mod records;
 mod rotate;
+mod run;
 mod seal;
+mod serve;
+mod session;
+mod token;
 mod verify;
 
 use crate::{
@@ -48,6 +54,8 @@ commands! {
     Demo => demo;
     /// Make a data folder: root key, database, first key, configuration to start from
     Init => init;
+    /// Serve the HTTP API; the first run makes what is missing
+    Serve => serve;
     /// Make a key and print it
     Keygen => keygen;
     /// Seal the secret on stdin and print the envelope
@@ -70,6 +78,16 @@ commands! {
     Doctor => doctor;
     /// Read and check the audit log
     Audit => audit;
+    /// Make, list and revoke the tokens that the service takes
+    Token => token;
+    /// List and end the sessions of people who signed in; take over those of Auto SRE
+    Session => session;
+    /// Run a command whose calls leave through the proxy, for the person of a handle
+    Run => run;
+    /// Print the certificate of the authority that the proxy's tunnels answer under
+    Ca => ca;
+    /// Check, explain and test who may do what
+    Policy => policy;
     /// Check and apply the configuration
     Config => config;
     /// Print a completion script for a shell

@@ -18,6 +18,7 @@ use crate::{
     invocation::Invocation,
     keys::{self, About},
     output,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -95,6 +96,11 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     }
     let format = detected.sealed()?;
     accept.check(Accepted::Sealed(format), now.date()).map_err(|error| args.not_accepted(error))?;
+    if let Some(remote) = Remote::of(invocation)? {
+        let opened = remote.open(&stored, args.context.entries(), args.max_age).await?;
+        output::data(opened.expose())?;
+        return Ok(Exit::Done);
+    }
     if format != Format::Kf1 && !args.context.is_empty() {
         invocation.warn(&format!("the {format} format binds no context; --context was not checked"));
     }

@@ -14,6 +14,7 @@ use crate::{
     invocation::Invocation,
     keys::{self, About},
     output,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -42,6 +43,17 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     if args.format != Format::Kf1 && !args.context.is_empty() {
         return Err(Failure::usage(format!("the {} format cannot bind a context", args.format))
             .hint("seal with --format kf1, or leave --context out"));
+    }
+    if let Some(remote) = Remote::of(invocation)? {
+        let given = input::read(&args.source.from, Wanted::Secret).await?;
+        let secret = trimmed(given.expose(), args.trim_newline, invocation);
+        let sealed = remote.seal(args.format, args.context.entries(), secret).await?;
+        if invocation.json() {
+            output::json(&sealed)?;
+        } else {
+            output::line(sealed["envelope"].as_str().unwrap_or(""))?;
+        }
+        return Ok(Exit::Done);
     }
     let context = args.context.context()?.digest();
     let about = About { action: Action::Seal, format: args.format };

@@ -8,9 +8,16 @@
     reason = "a harness that cannot start anything has nothing to report"
 )]
 
+pub(crate) mod authority;
+pub(crate) mod batches;
 pub(crate) mod deployment;
+pub(crate) mod fake;
 pub(crate) mod folder;
+pub(crate) mod issuer;
 pub(crate) mod needles;
+pub(crate) mod place;
+pub(crate) mod provider;
+pub(crate) mod served;
 pub(crate) mod signed;
 pub(crate) mod watch;
 

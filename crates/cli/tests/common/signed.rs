@@ -1,9 +1,10 @@
 //! What somebody can make who holds the root key: documents that authenticate and still are not right.
 
-use aws_lc_rs::hmac;
 use base64_simd::STANDARD;
 use keyfold_core::{
+    id::to_hex,
     keyring::{Keyring, document},
+    mac,
     root::RootKey,
 };
 use keyfold_providers::KeyUri;
@@ -27,22 +28,22 @@ pub(crate) fn raw(data: &Data, kid: &str) -> String {
 pub(crate) fn resigned(data: &Data, document: &[u8], edit: impl FnOnce(&mut Value)) -> Vec<u8> {
     let root = keyfold_providers::open(&KeyUri::File(data.file("root.key"))).unwrap();
     let text = std::str::from_utf8(document).unwrap();
-    let (body, proof) = text.trim_end().split_once('\n').unwrap();
+    let (body, _) = text.trim_end().split_once('\n').unwrap();
     let mut body: Value = serde_json::from_str(body).unwrap();
-    let proof: Value = serde_json::from_str(proof).unwrap();
-    let wrapped = STANDARD.decode_to_vec(proof["mac_key"].as_str().unwrap()).unwrap();
-    let mut aad = b"keyfold keyring entry v1\0".to_vec();
-    for part in [body["id"].as_str().unwrap(), "", "mac", ""] {
-        aad.extend(u32::try_from(part.len()).unwrap().to_be_bytes());
-        aad.extend(part.as_bytes());
-    }
-    let key = block_on(root.unwrap(&wrapped, &aad)).unwrap();
+    let wrapped = STANDARD.decode_to_vec(body["roots"][0]["wrapped"].as_str().unwrap()).unwrap();
+    let key = block_on(root.unwrap(&wrapped, &aad(&body))).unwrap();
     edit(&mut body);
+    let wrapped = block_on(root.wrap(&key, &aad(&body))).unwrap();
+    body["roots"][0]["wrapped"] = STANDARD.encode_to_string(wrapped).into();
     let body = body.to_string();
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
-    let tag = hmac::sign(&key, &[b"keyfold keyring v1\0", body.as_bytes()].concat());
-    let mac: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{body}\n{{\"mac_key\":{},\"mac\":\"{mac}\"}}\n", proof["mac_key"]).into_bytes()
+    let key = mac::expand(key.expose(), b"keyfold keyring mac v1\0", &[]);
+    let tag = mac::hmac(&key, &[b"keyfold keyring v1\0", body.as_bytes()]);
+    format!("{body}\n{{\"mac\":\"{}\"}}\n", to_hex(&tag)).into_bytes()
+}
+
+fn aad(body: &Value) -> Vec<u8> {
+    let generation = body["generation"].as_u64().unwrap().to_be_bytes();
+    [b"keyfold keyring root v1\0", &generation[..], body["id"].as_str().unwrap().as_bytes()].concat()
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {

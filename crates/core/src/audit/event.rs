@@ -179,18 +179,42 @@ actions! {
     KeyBackup = "key_backup",
     /// A keyring came back from a backup.
     KeyRestore = "key_restore",
+    /// A key was written to where other programs read it.
+    KeyPublish = "key_publish",
+    /// The keyring got other root keys.
+    RootChange = "root_change",
     /// A process that no longer reports was struck off.
     ProcessForgotten = "process_forgotten",
+    /// What was known of another program's store was struck out.
+    StoreForgotten = "store_forgotten",
     /// The accept policy was changed.
     AcceptChanged = "accept_changed",
     /// A session began.
     SessionCreate = "session_create",
     /// A session was revoked.
     SessionRevoke = "session_revoke",
+    /// A session's token was refreshed.
+    SessionRefresh = "session_refresh",
+    /// A session of another program was taken over.
+    SessionImport = "session_import",
+    /// A session that was taken over became usable.
+    SessionVouch = "session_vouch",
+    /// A handle of a session was made.
+    HandleCreate = "handle_create",
+    /// A handle of a session was ended.
+    HandleRevoke = "handle_revoke",
+    /// A service account's credential was used where no user's came with the call.
+    UseFallback = "use_fallback",
     /// A token for an actor was made.
     TokenCreate = "token_create",
     /// A token for an actor was revoked.
     TokenRevoke = "token_revoke",
+    /// The grants of the deployment were changed.
+    GrantsChanged = "grants_changed",
+    /// The audit log was read.
+    AuditRead = "audit_read",
+    /// Events past their time were taken out of the audit log.
+    AuditPrune = "audit_prune",
     /// A call was refused by policy.
     Refused = "refused",
     /// The demonstration ran; its secrets are made up.
@@ -247,9 +271,18 @@ pub struct Event {
     /// The last record of a batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Name>,
+    /// The HTTP method of a call to a destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Name>,
     /// How long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub millis: Option<u64>,
+    /// The right that a refused call lacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Word>,
+    /// The rule that the path of a call to a destination matched; never the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Name>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prev: Option<Link>,
     /// Which record.
@@ -260,6 +293,9 @@ pub struct Event {
     pub result: Option<Word>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
+    /// What a destination answered, as an HTTP status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u64>,
     /// When.
     pub time: UnixTime,
 }
@@ -284,11 +320,15 @@ impl Event {
             kid: None,
             kind: Kind::Intent,
             last: None,
+            method: None,
             millis: None,
+            missing: None,
+            path: None,
             prev: None,
             record: None,
             result: None,
             seq: None,
+            status: None,
             time,
         }
     }
@@ -332,6 +372,7 @@ impl Event {
             ("count", self.count),
             ("generation", self.generation),
             ("millis", self.millis),
+            ("status", self.status),
             ("time", Some(self.time.0)),
         ];
         match numbers.into_iter().find(|(_, number)| number.is_some_and(|n| n > MAX_INTEGER)) {
@@ -359,7 +400,10 @@ mod tests {
             job: name("j"),
             kid: Some(KeyId([2; 8])),
             last: name("b"),
+            method: name("GET"),
             millis: Some(4),
+            path: name("/v1/**"),
+            status: Some(200),
             record: name("ü\"\\/"),
             result: Some(Word::done()),
             ..Event::intent(UnixTime(1), EventId([3; 8]), Actor::new("local:0").unwrap(), Action::Open)
@@ -371,7 +415,7 @@ mod tests {
         let line = full().encode(Link([4; 8]), 1).unwrap();
         let sorted: std::collections::BTreeMap<String, serde_json::Value> = serde_json::from_slice(&line).unwrap();
         assert_eq!(serde_json::to_vec(&sorted).unwrap(), line, "members are sorted, no spaces");
-        assert_eq!(sorted.len(), 21, "every member is in the test");
+        assert_eq!(sorted.len(), 24, "every member is in the test");
         assert_eq!(Event::parse(&line).unwrap(), full());
     }
 
@@ -401,6 +445,7 @@ mod tests {
             first: long(),
             last: long(),
             job: long(),
+            path: long(),
             actor,
             ..full()
         };

@@ -9,6 +9,7 @@
 //! against who puts back an older copy of the whole folder; for that, ship copies elsewhere.
 
 pub mod chain;
+pub mod cut;
 pub mod event;
 pub mod genesis;
 pub mod key;
@@ -17,6 +18,7 @@ pub mod text;
 pub mod verify;
 
 pub use chain::{Chain, Continuation, Tip};
+pub use cut::{Cut, SignedCut};
 pub use event::{Action, Event, EventError, EventId, Head, Kind, MAX_LINE};
 pub use genesis::{Genesis, SignedGenesis};
 pub use key::{KeyError, PublicKey, SigningKey, VerifierKey};

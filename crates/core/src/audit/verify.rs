@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     audit::{
         chain::{Chain, Continuation, Place, Tip},
+        cut::SignedCut,
         event::Head,
         genesis::SignedGenesis,
         key::{PublicKey, VerifierKey},
@@ -122,10 +123,12 @@ impl Verifier {
         known.fed = true;
         self.report.chains += 1;
         let mut check = ChainCheck {
+            key: &self.key,
             chain: Chain::start(writer, genesis),
             anchors: &known.anchors,
             report: &mut self.report,
             anchored: 0,
+            cut: 0,
             broken: false,
         };
         check.compare();
@@ -149,11 +152,14 @@ impl Verifier {
 /// One chain being read. Dropping it without [`ChainCheck::end`] leaves its tail unjudged.
 #[derive(Debug)]
 pub struct ChainCheck<'a> {
+    key: &'a VerifierKey,
     chain: Chain,
     anchors: &'a BTreeMap<u64, Anchor>,
     report: &'a mut Report,
     /// The last size at which a signed anchor agreed.
     anchored: u64,
+    /// How many events retention took out.
+    cut: u64,
     broken: bool,
 }
 
@@ -172,6 +178,29 @@ impl ChainCheck<'_> {
             Place::AfterAnother if size > self.anchored => self.changed(size, size),
             _ => self.changed(size + 1, size + 1),
         }
+    }
+
+    /// The line that stands where retention took events out. It vouches for nothing by itself: a checkpoint at its point or after
+    /// it must.
+    pub fn cut(&mut self, cut: &SignedCut) {
+        let writer = self.chain.tip().writer;
+        match cut.verify(self.key).filter(|cut| cut.tip.writer == writer && self.chain.tip().size == 0) {
+            None => self.report.add(Verdict::BadSignature { of: Signed::Cut(writer) }),
+            Some(cut) => {
+                self.report.pruned += cut.tip.size;
+                self.chain = Chain::resume(cut.tip);
+                self.cut = cut.tip.size;
+                let before = self.anchors.range(..cut.tip.size).rev().find(|(_, anchor)| anchor.signed);
+                self.anchored = before.map_or(0, |(&size, _)| size);
+                self.compare();
+            }
+        }
+    }
+
+    /// Whether a segment that begins so lies before the cut: retention was interrupted when it had its cut in place already.
+    #[must_use]
+    pub fn is_cut_off(&self, line: &Continuation) -> bool {
+        self.cut > line.continues.size
     }
 
     /// The line that begins a later segment.

@@ -190,8 +190,36 @@ pub fn seal_with(
 /// # Errors
 /// `context_mismatch_or_tampered`.
 pub fn open(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<Secret, OpenError> {
-    let (_, body_key) = unwrap(key, envelope, context)?;
-    dek::decrypt_once(&body_key, &envelope.0[..36], envelope.body()).map_err(|()| mismatch(envelope))
+    unwrapped(key, envelope, context).map(|(secret, _)| secret)
+}
+
+/// An envelope that was opened, with its data key, so that a rewrap need not unwrap it again.
+pub(crate) struct Kept {
+    envelope: Envelope,
+    dek: Dek,
+}
+
+impl Kept {
+    /// As [`rewrap`].
+    pub(crate) fn rewrap(self, to: &MasterKey, context: &ContextDigest) -> Result<Envelope, OpenError> {
+        rewrapped(self.envelope, &self.dek, to, context)
+    }
+}
+
+/// [`open`], and what a rewrap needs.
+pub(crate) fn open_kept(
+    key: &MasterKey,
+    envelope: Envelope,
+    context: &ContextDigest,
+) -> Result<(Secret, Kept), OpenError> {
+    let (secret, dek) = unwrapped(key, &envelope, context)?;
+    Ok((secret, Kept { envelope, dek }))
+}
+
+fn unwrapped(key: &MasterKey, envelope: &Envelope, context: &ContextDigest) -> Result<(Secret, Dek), OpenError> {
+    let (dek, body_key) = unwrap(key, envelope, context)?;
+    let secret = dek::decrypt_once(&body_key, &envelope.0[..36], envelope.body()).map_err(|()| mismatch(envelope))?;
+    Ok((secret, dek))
 }
 
 /// Moves an envelope to another key: same DEK, commitment and body. Deterministic; needs the digest of the context, not the
@@ -206,10 +234,19 @@ pub fn rewrap(
     context: &ContextDigest,
 ) -> Result<Envelope, OpenError> {
     let (dek, _) = unwrap(from, envelope, context)?;
-    let mut bytes = envelope.0.clone();
-    bytes[KID].copy_from_slice(&to.kid().0);
-    wrap(to, &dek, context, &mut bytes).map_err(|()| mismatch(envelope))?;
-    Ok(Envelope(bytes))
+    rewrapped(envelope.clone(), &dek, to, context)
+}
+
+fn rewrapped(
+    mut envelope: Envelope,
+    dek: &Dek,
+    to: &MasterKey,
+    context: &ContextDigest,
+) -> Result<Envelope, OpenError> {
+    let failed = mismatch(&envelope);
+    envelope.0[KID].copy_from_slice(&to.kid().0);
+    wrap(to, dek, context, &mut envelope.0).map_err(|()| failed)?;
+    Ok(envelope)
 }
 
 fn mismatch(envelope: &Envelope) -> OpenError {

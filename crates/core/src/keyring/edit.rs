@@ -100,11 +100,14 @@ impl Keyring {
             id: id.into(),
             deployment: deployment.into(),
             generation: 0,
+            roots: Vec::new(),
             entries: Vec::new(),
             tombstones: Vec::new(),
             floors: std::collections::BTreeMap::new(),
             audit_seed: Some(Arc::new(audit_seed)),
             last_hit: AtomicUsize::new(0),
+            current: Vec::new(),
+            led: false,
         }
     }
 
@@ -114,12 +117,23 @@ impl Keyring {
             id: self.id.clone(),
             deployment: self.deployment.clone(),
             generation: self.generation + 1,
+            roots: self.roots.clone(),
             entries: self.entries.iter().filter(|entry| entry.origin == Origin::Document).cloned().collect(),
             tombstones: self.tombstones.clone(),
             floors: self.floors.clone(),
             audit_seed: self.audit_seed.clone(),
             last_hit: AtomicUsize::new(0),
+            current: Vec::new(),
+            led: false,
         }
+    }
+
+    /// Puts other root keys in charge, from the next writing on.
+    #[must_use]
+    pub fn with_roots(&self, roots: Vec<String>) -> Self {
+        let mut next = self.next();
+        next.roots = roots;
+        next
     }
 
     fn position(&self, kid: KeyId) -> Result<usize, EditError> {

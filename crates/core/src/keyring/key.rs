@@ -65,6 +65,18 @@ impl KeyError {
         Code::KeyInvalid
     }
 
+    /// What to change in a text that is a key but for its spelling. `None` where it is no key, or nobody can tell.
+    #[must_use]
+    pub fn mend(&self) -> Option<&'static str> {
+        let Self::NotBase64 { what, .. } = self else { return None };
+        Some(match *what {
+            QUOTED => "take the quotes away: nothing here reads them as a shell would",
+            STANDARD => "it is the same key with - for + and _ for /",
+            URL => "it is the same key with + for - and / for _",
+            _ => return None,
+        })
+    }
+
     fn is_fernet(&self) -> bool {
         match self {
             Self::Missing { variable: place }
@@ -81,13 +93,19 @@ impl Hint for KeyError {
         if let Self::Repeated { .. } = self {
             return Some("list every key once".into());
         }
-        Some(if self.is_fernet() {
+        let make = if self.is_fernet() {
             format!("make one: export {FERNET_KEY_VARIABLE}=\"$(keyfold keygen --fernet)\"")
         } else {
             format!("make one: export {MASTER_KEY_VARIABLE}=\"$(keyfold keygen)\"")
-        })
+        };
+        Some(self.mend().map_or_else(|| make.clone(), |mend| format!("{mend}; or {make}")))
     }
 }
+
+/// Spellings of a key that are seen often and have a remedy of their own.
+const QUOTED: &str = "it stands in quotes";
+const STANDARD: &str = "it is standard base64, and base64url is asked for";
+const URL: &str = "it is base64url, and standard base64 is asked for";
 
 /// The 32-byte secret M of an entry, with everything derived from it that each seal needs.
 pub struct MasterKey {
@@ -189,6 +207,19 @@ pub fn fernet_to_text(key: &Key32) -> String {
     base64_simd::URL_SAFE.encode_to_string(key.expose())
 }
 
+/// What is wrong with the spelling of a key, where only that is wrong. Looks at characters that tell nothing of the key.
+fn misspelt(text: &str, url: bool) -> Option<&'static str> {
+    let quoted = |quote| text.len() > 2 && text.starts_with(quote) && text.ends_with(quote);
+    if quoted('"') || quoted('\'') {
+        return Some(QUOTED);
+    }
+    let other = if url { base64_simd::STANDARD } else { base64_simd::URL_SAFE };
+    let mut bytes = other.decode_to_vec(text.as_bytes()).ok()?;
+    let is_key = bytes.len() == 32;
+    wipe(&mut bytes);
+    is_key.then_some(if url { STANDARD } else { URL })
+}
+
 fn decode(
     place: &str,
     kind: &'static str,
@@ -202,7 +233,11 @@ fn decode(
     let mut bytes = decoder(text.as_bytes()).map_err(|offset| KeyError::NotBase64 {
         place: place.into(),
         length: text.chars().count(),
-        what: if offset < text.len() { "a character that does not belong" } else { "the end is missing" },
+        what: misspelt(text, kind == "Fernet").unwrap_or(if offset < text.len() {
+            "a character that does not belong"
+        } else {
+            "the end is missing"
+        }),
     })?;
     let key = <[u8; 32]>::try_from(&bytes[..]).map(Key32::new);
     let length = bytes.len();

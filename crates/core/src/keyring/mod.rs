@@ -166,6 +166,7 @@ pub struct Entry {
     created: UnixTime,
     since: UnixTime,
     origin: Origin,
+    scheduled: bool,
 }
 
 impl fmt::Debug for Entry {
@@ -178,7 +179,13 @@ impl Entry {
     /// An entry that the document or the environment brings.
     #[must_use]
     pub fn new(key: KeyMaterial, state: State, suites: Vec<Format>, created: UnixTime, origin: Origin) -> Self {
-        Self { key: Arc::new(key), state, suites, created, since: created, origin }
+        Self { key: Arc::new(key), state, suites, created, since: created, origin, scheduled: false }
+    }
+
+    /// The same entry, made by a rotation by the clock.
+    #[must_use]
+    pub fn by_schedule(self) -> Self {
+        Self { scheduled: true, ..self }
     }
 
     /// The id.
@@ -217,6 +224,12 @@ impl Entry {
         &self.origin
     }
 
+    /// Whether a rotation by the clock made it, and nobody else waits for something before it seals.
+    #[must_use]
+    pub const fn is_scheduled(&self) -> bool {
+        self.scheduled
+    }
+
     /// What kind of key it is.
     #[must_use]
     pub fn purpose(&self) -> Purpose {
@@ -249,12 +262,18 @@ pub struct Keyring {
     id: String,
     deployment: String,
     generation: u64,
+    /// The URIs of the root keys that wrap the document.
+    roots: Vec<String>,
     entries: Vec<Entry>,
     tombstones: Vec<Tombstone>,
     floors: BTreeMap<String, Accept>,
     audit_seed: Option<Arc<Key32>>,
     /// Which entry opened the last value of a format without key ids; it is tried first.
     last_hit: AtomicUsize,
+    /// The current keys of the environment; each list has one.
+    current: Vec<KeyId>,
+    /// Whether those seal v1 and Fernet, whatever the document says.
+    led: bool,
 }
 
 impl fmt::Debug for Keyring {
@@ -303,11 +322,14 @@ impl Keyring {
             id: id.into(),
             deployment: id.into(),
             generation: 0,
+            roots: Vec::new(),
             entries,
             tombstones: Vec::new(),
             floors: BTreeMap::new(),
             audit_seed: None,
             last_hit: AtomicUsize::new(0),
+            current: Vec::new(),
+            led: false,
         };
         keyring.checked()
     }
@@ -321,7 +343,12 @@ impl Keyring {
             let kid = entry.kid();
             if self.tombstone(kid).is_some() {
                 buried.push(kid);
-            } else if self.entry(kid).is_none() {
+                continue;
+            }
+            if entry.state == State::Primary {
+                self.current.push(kid);
+            }
+            if self.entry(kid).is_none() {
                 let taken = self.entries.iter().any(|e| e.state == State::Primary && e.purpose() == entry.purpose());
                 if entry.state == State::Primary && taken {
                     entry.state = State::Active;
@@ -330,6 +357,33 @@ impl Keyring {
             }
         }
         (self, buried)
+    }
+
+    /// The keyring for records that other programs read: v1 and Fernet are sealed under the environment's current keys, which are
+    /// the ones that those programs hold, also where the document has a primary of its own.
+    #[must_use]
+    pub fn led_by_environment(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            deployment: self.deployment.clone(),
+            generation: self.generation,
+            entries: self.entries.clone(),
+            tombstones: self.tombstones.clone(),
+            floors: self.floors.clone(),
+            audit_seed: self.audit_seed.clone(),
+            roots: self.roots.clone(),
+            last_hit: AtomicUsize::new(self.last_hit.load(Ordering::Relaxed)),
+            current: self.current.clone(),
+            led: true,
+        }
+    }
+
+    /// The key that programs which hold a raw key seal a format under; `None` for `kf1` and where the environment names none.
+    #[must_use]
+    pub fn leading(&self, format: Format) -> Option<&Entry> {
+        let opens =
+            |entry: &&Entry| entry.purpose() == Purpose::of(format) && entry.serves(format) && entry.state.opens();
+        self.current.iter().filter(|_| format != Format::Kf1).filter_map(|kid| self.entry(*kid)).find(opens)
     }
 
     fn checked(self) -> Result<Self, KeyringError> {
@@ -365,6 +419,12 @@ impl Keyring {
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The URIs of the root keys that wrap the document; none where it was never written.
+    #[must_use]
+    pub fn roots(&self) -> &[String] {
+        &self.roots
     }
 
     /// All entries, oldest first.
@@ -406,6 +466,11 @@ impl Keyring {
     /// The entry that seals a format.
     #[must_use]
     pub fn primary(&self, format: Format) -> Option<&Entry> {
+        if self.led
+            && let Some(leading) = self.leading(format)
+        {
+            return Some(leading);
+        }
         self.entries.iter().find(|entry| {
             entry.state == State::Primary && entry.purpose() == Purpose::of(format) && entry.serves(format)
         })

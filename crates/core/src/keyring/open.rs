@@ -118,23 +118,37 @@ impl Keyring {
     /// # Errors
     /// See [`OpenError`]; plaintext that the reader does not accept is `not_encrypted`.
     pub fn open(&self, stored: &str, context: &ContextDigest, reader: &Reader<'_>) -> Result<Opened, OpenError> {
+        self.open_kept(stored, context, reader).map(|(opened, _)| opened)
+    }
+
+    /// [`Keyring::open`], and for `kf1` what a rewrap needs.
+    pub(crate) fn open_kept(
+        &self,
+        stored: &str,
+        context: &ContextDigest,
+        reader: &Reader<'_>,
+    ) -> Result<(Opened, Option<kf1::Kept>), OpenError> {
         if let Some(envelope) = strict_v1(stored) {
             reader.accept.check(Accepted::Sealed(Format::V1), reader.today)?;
-            return self.open_v1(&envelope);
+            return Ok((self.open_v1(&envelope)?, None));
         }
         let format = match detect(stored) {
             Detected::Plaintext => {
                 reader.accept.check(Accepted::Plaintext, reader.today)?;
-                return Ok(Opened { secret: Secret::from(stored.as_bytes()), found: Found::Plaintext });
+                return Ok((Opened { secret: Secret::from(stored.as_bytes()), found: Found::Plaintext }, None));
             }
             detected => detected.sealed()?,
         };
         reader.accept.check(Accepted::Sealed(format), reader.today)?;
-        match format {
-            Format::Kf1 => self.open_kf1(&kf1::Envelope::from_text(stored)?, context),
+        let opened = match format {
+            Format::Kf1 => {
+                let (opened, kept) = self.open_kf1(kf1::Envelope::from_text(stored)?, context)?;
+                return Ok((opened, Some(kept)));
+            }
             Format::V1 => self.open_v1(&redis_sre_v1::Envelope::parse(stored, reader.reading)?),
             Format::Fernet => self.open_fernet(&fernet::Token::parse(stored, reader.reading)?, reader),
-        }
+        };
+        Ok((opened?, None))
     }
 
     /// The master key that a `kf1` envelope names.
@@ -156,7 +170,7 @@ impl Keyring {
         }
     }
 
-    fn open_kf1(&self, envelope: &kf1::Envelope, context: &ContextDigest) -> Result<Opened, OpenError> {
+    fn open_kf1(&self, envelope: kf1::Envelope, context: &ContextDigest) -> Result<(Opened, kf1::Kept), OpenError> {
         let key = self.master(envelope.kid())?;
         let found = Found::Sealed {
             format: Format::Kf1,
@@ -164,7 +178,8 @@ impl Keyring {
             commitment: Some(envelope.commitment()),
             timestamp: None,
         };
-        Ok(Opened { secret: kf1::open(key, envelope, context)?, found })
+        let (secret, kept) = kf1::open_kept(key, envelope, context)?;
+        Ok((Opened { secret, found }, kept))
     }
 
     fn open_v1(&self, envelope: &redis_sre_v1::Envelope) -> Result<Opened, OpenError> {

@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use keyfold_core::{
     clock::{Clock, UnixTime},
     envelope::Format,
@@ -19,10 +18,10 @@ use keyfold_custody::{
     auditor::Auditor,
     config::Config,
     custody::Custody,
-    error::CustodyError,
+    import::Import,
     jobs::{Ended, Job, Kind, Silent},
     keys::{Copies, KeyringStore, LiveKeyring, Usage},
-    records::{Incoming, Intake, prepare_batch},
+    records::{Incoming, Intake},
     store::{
         OnExisting, OwnRecords, RecordKey, SystemStore,
         sqlite::{OpenMode, SqliteStore},
@@ -100,26 +99,19 @@ async fn job(custody: &Custody, job: &Job) {
 
 /// As `keyfold records import` does it, without the reading.
 async fn import(custody: &Custody, intake: Intake) {
-    let collection = Arc::new(custody.collection("apps").unwrap().clone());
+    let collection = custody.collection("apps").unwrap();
     let batches = (0..records()).step_by(BATCH).map(|first| {
         let incoming =
             |i| Incoming { key: RecordKey::new(format!("app-{i:06}")).unwrap(), doc: Zeroizing::new(doc(i)) };
         (first..records().min(first + BATCH)).map(incoming).collect::<Vec<_>>()
     });
-    let prepared = stream::iter(batches)
-        .then(|batch| async { Ok::<_, CustodyError>((batch, custody.keys.sealing().await?)) })
-        .map_ok(|(batch, keyring)| {
-            let collection = Arc::clone(&collection);
-            async move {
-                let work = move || prepare_batch(keyring, &collection, batch, intake, NOW);
-                tokio::task::spawn_blocking(work).await.unwrap()
-            }
-        })
-        .try_buffered(2);
-    let mut prepared = std::pin::pin!(prepared);
-    while let Some(batch) = prepared.next().await {
-        custody.store_batch(&permit(), &collection, batch.unwrap(), OnExisting::Fail).await.unwrap();
-    }
+    let (send, receive) = tokio::sync::mpsc::channel(2);
+    let making = std::thread::spawn(move || batches.for_each(|batch| send.blocking_send(batch).unwrap()));
+    let import = Import { collection, intake, on_existing: OnExisting::Fail };
+    let mut stored = 0;
+    custody.import(&permit(), import, receive, |inserted| stored += inserted.len()).await.unwrap();
+    making.join().unwrap();
+    assert_eq!(stored, records());
 }
 
 fn root() -> Arc<dyn RootKey> {
@@ -151,6 +143,7 @@ async fn with(folder: &Path, work: impl AsyncFnOnce(&Custody) -> f64) -> f64 {
     let sink: Arc<dyn AuditSink> = Arc::new(sink);
     let custody = Custody {
         records: Arc::clone(&store) as Arc<dyn OwnRecords>,
+        foreign: std::collections::HashMap::new(),
         usage: Usage::new(Arc::clone(&system)),
         system,
         keys,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::{Continuation, Event, MAX_LINE, Report, SignedGenesis, SignedNote, Verifier, VerifierKey},
+    audit::{Continuation, Event, MAX_LINE, Report, SignedCut, SignedGenesis, SignedNote, Verifier, VerifierKey},
     clock::UnixTime,
     id::WriterId,
 };
@@ -35,8 +35,8 @@ pub struct Entry {
 /// The last checkpoint of a log, with what vouches for who signed it.
 #[derive(Debug, Clone)]
 pub struct LastCheckpoint {
-    note: SignedNote,
-    genesis: SignedGenesis,
+    pub(super) note: SignedNote,
+    pub(super) genesis: SignedGenesis,
 }
 
 impl LastCheckpoint {
@@ -84,11 +84,16 @@ impl AuditLog {
             let mut check = verifier.chain(writer, &genesis);
             for (at, (&number, path)) in numbered.iter().enumerate() {
                 let mut lines = Lines::new(BufReader::new(self.folder.read(writer, number, path)?));
-                let mut first = true;
+                let (mut first, mut begun) = (true, false);
                 loop {
                     match lines.next().map_err(|e| AuditError::io("read", path, e))? {
-                        Line::Whole(_) if first && at == 0 => {}
+                        Line::Whole(_) if first && at == 0 => begun = true,
+                        Line::Whole(line) if std::mem::take(&mut begun) => match SignedCut::parse(line) {
+                            Ok(cut) => check.cut(&cut),
+                            Err(_) => check.event(line),
+                        },
                         Line::Whole(line) if first => match Continuation::parse(line) {
+                            Some(continuation) if check.is_cut_off(&continuation) => break,
                             Some(continuation) => check.continuation(continuation),
                             None => check.event(line),
                         },
@@ -141,12 +146,14 @@ impl AuditLog {
     ///
     /// # Errors
     /// Something could not be read.
-    pub fn export(&self, mut each: impl FnMut(&Entry) -> bool) -> Result<(), AuditError> {
+    pub async fn export(&self, mut each: impl AsyncFnMut(&Entry) -> bool) -> Result<(), AuditError> {
         for (writer, numbered) in self.folder.segments()? {
             for (&number, path) in &numbered {
                 let mut lines = Lines::new(BufReader::new(self.folder.read(writer, number, path)?));
                 while let Line::Whole(line) = lines.next().map_err(|e| AuditError::io("read", path, e))? {
-                    if entry(writer, line).is_some_and(|entry| !each(&entry)) {
+                    if let Some(entry) = entry(writer, line)
+                        && !each(&entry).await
+                    {
                         return Ok(());
                     }
                 }
@@ -210,18 +217,26 @@ impl AuditLog {
 }
 
 /// Stable, so that the events of one chain keep their order within a second.
-fn trim(kept: &mut Vec<(UnixTime, Entry)>, count: usize) {
+pub(super) fn trim(kept: &mut Vec<(UnixTime, Entry)>, count: usize) {
     kept.sort_by_key(|(time, _)| *time);
     kept.drain(..kept.len().saturating_sub(count));
 }
 
 /// `None` for the lines that begin a segment.
-fn entry(writer: WriterId, line: &[u8]) -> Option<Entry> {
+pub(super) fn entry(writer: WriterId, line: &[u8]) -> Option<Entry> {
     let event = Event::parse(line).ok();
-    if event.is_none() && (SignedGenesis::parse(line).is_ok() || Continuation::parse(line).is_some()) {
+    let begins =
+        || SignedGenesis::parse(line).is_ok() || Continuation::parse(line).is_some() || SignedCut::parse(line).is_ok();
+    if event.is_none() && begins() {
         return None;
     }
     Some(Entry { writer, line: String::from_utf8_lossy(line).into_owned(), event })
+}
+
+/// When the last event of a segment happened; `None` where it holds none that can be read.
+pub(super) fn last_time(path: &Path) -> io::Result<Option<UnixTime>> {
+    let last = last_entries(File::open(path)?, WriterId([0; 16]), 1)?;
+    Ok(last.into_iter().next_back().and_then(|entry| entry.event).map(|event| event.time))
 }
 
 /// The last events of one segment, read backwards as far as needed.

@@ -1,144 +1,384 @@
 //! What should become of one record. No I/O: this is where the processor's time goes, on any thread.
 
+use std::{borrow::Cow, ops::Range, sync::Arc};
+
 use keyfold_core::{
     clock::UnixTime,
-    envelope::{Format, OpenError},
+    detect::{Detected, detect},
+    envelope::{Format, OpenError, kf1},
     error::{Code, Hint},
-    keyring::Keyring,
-    rewrap::{Move, MoveError, Mover, Target},
+    id::KeyId,
+    keyring::{self, Entry, Keyring},
+    rewrap::{Move, MoveError, Mover, Stays, Target},
     rng::SystemRandom,
 };
 
-use super::{Job, Kind, Quarantined, Tally};
+use zeroize::Zeroizing;
+
+use super::{Job, Kind, Quarantined, Reported, Tally};
 use crate::{
     collection::Collection,
     error::CustodyError,
-    layout::json::{Edit, Value, encode_string},
-    records::{doc_cell, doc_of, reader, secrets, spliced},
-    store::{CellValue, MAX_CELL, StoredRecord, Swap},
+    layout::{
+        json::{Edit, Found, Value, encode_string},
+        place::Content,
+    },
+    records::{reader, secrets_at, spliced, text_of},
+    store::{CellName, CellValue, MAX_CELL, Odd, RecordKey, StoredRecord, Swap},
 };
 
 /// What a batch of records should become.
 #[derive(Default)]
-pub struct Planned {
+pub(super) struct Planned {
     /// The changes, each checked.
-    pub swaps: Vec<Swap>,
+    pub(super) swaps: Vec<Swap>,
     /// What was seen.
-    pub tally: Tally,
+    pub(super) tally: Tally,
     /// How many v1 values were wrapped anew.
-    pub wraps: u64,
+    pub(super) wraps: u64,
+    /// The key that v1 values are wrapped under.
+    pub(super) v1: Option<KeyId>,
+    /// The key that the job's target format is sealed under.
+    pub(super) kid: Option<KeyId>,
 }
 
-/// Plans one record into `planned`. A record of which any secret does not open is left as it is, all of it.
-pub fn plan_record(
-    planned: &mut Planned,
-    job: &Job,
-    keyring: &Keyring,
-    collection: &Collection,
-    (record, now): (StoredRecord, UnixTime),
-) {
-    planned.tally.records += 1;
-    let key = record.key.clone();
-    match values(&mut planned.tally, job, keyring, collection, (&record, now)) {
-        Ok(edits) if edits.is_empty() => {}
-        Ok(edits) => {
-            let count = edits.len();
-            let wraps = edits.iter().filter(|(_, format)| *format == Format::V1).count();
-            match swap(collection, record, edits.into_iter().map(|(edit, _)| edit).collect()) {
-                Ok(swap) => {
-                    planned.tally.changed += 1;
-                    planned.tally.changed_values += u64::try_from(count).unwrap_or(u64::MAX);
-                    planned.wraps += u64::try_from(wraps).unwrap_or(u64::MAX);
-                    planned.swaps.push(swap);
-                }
-                Err(error) => planned.tally.quarantine(whole(collection, key.as_str(), &error)),
-            }
+/// A job on a collection, shared by the threads that plan it.
+#[derive(Clone)]
+pub(super) struct Plan {
+    pub(super) job: Arc<Job>,
+    pub(super) collection: Arc<Collection>,
+    pub(super) now: UnixTime,
+    /// Whether a kf1 value under the primary key is left as it is without opening it: this run opened it before, or another
+    /// writer sealed it since.
+    pub(super) glance: bool,
+    /// Whether an earlier pass made everything anew: what is under the primary key then stays, and what a writer stored under
+    /// another one since is made anew too.
+    pub(super) settled: bool,
+}
+
+impl Plan {
+    /// Plans a page.
+    pub(super) fn page(&self, keyring: &Keyring, records: Vec<StoredRecord>, odd: Vec<Odd>) -> Planned {
+        let led;
+        let keyring = if self.collection.layout.is_foreign() {
+            led = keyring.led_by_environment();
+            &led
+        } else {
+            keyring
+        };
+        let mut planned = Planned {
+            kid: keyring.primary(self.job.to.unwrap_or(self.collection.format)).map(Entry::kid),
+            v1: keyring.primary(Format::V1).map(Entry::kid),
+            ..Planned::default()
+        };
+        for record in records {
+            planned.record(self, keyring, record);
         }
-        Err(error) => planned.tally.quarantine(whole(collection, key.as_str(), &error)),
+        for odd in odd {
+            planned.tally.records += 1;
+            planned.tally.quarantine(Quarantined {
+                collection: self.collection.name.clone(),
+                record: odd.record,
+                field: String::new(),
+                code: "malformed".into(),
+                reason: odd.what,
+                hint: Some(odd.hint),
+            });
+        }
+        planned
     }
 }
 
-fn swap(collection: &Collection, record: StoredRecord, edits: Vec<Edit>) -> Result<Swap, CustodyError> {
-    let new = CellValue::Text(spliced(collection, &record.key, doc_of(collection, &record)?, edits)?);
-    // A store refuses it, and the whole batch with it: one record would hold up all that come after.
-    if new.len() > MAX_CELL {
-        return Err(CustodyError::Invalid {
-            what: format!("sealed, the document would have {} bytes, at most {MAX_CELL} are stored", new.len()),
-            hint: "take something out of the record".into(),
-            code: Some(Code::TooLarge),
+impl Planned {
+    /// Plans one record. One of which any secret does not open is left as it is, all of it.
+    fn record(&mut self, plan: &Plan, keyring: &Keyring, record: StoredRecord) {
+        self.tally.records += 1;
+        let collection = &*plan.collection;
+        let key = record.key.clone();
+        let mut seen = Vec::new();
+        let swaps = values((&mut self.tally, &mut seen), plan, keyring, &record).and_then(|edits| {
+            let count = edits.iter().map(|cell| cell.edits.len()).sum::<usize>();
+            let wraps = edits.iter().map(|cell| cell.wraps).sum::<u64>();
+            Ok((swaps(collection, record, edits)?, count, wraps))
         });
+        let moves = swaps.as_ref().is_ok_and(|(swaps, _, _)| !swaps.is_empty());
+        for Seen { was, becomes } in seen {
+            *self.tally.left.entry(becomes.filter(|_| moves).unwrap_or(was)).or_insert(0) += 1;
+            *self.tally.found.entry(was).or_insert(0) += 1;
+        }
+        match swaps {
+            Ok((swaps, _, _)) if swaps.is_empty() => {}
+            Ok((swaps, count, wraps)) => {
+                self.tally.changed += 1;
+                self.tally.changed_values += u64::try_from(count).unwrap_or(u64::MAX);
+                self.wraps += wraps;
+                self.swaps.extend(swaps);
+            }
+            Err(error) => self.tally.quarantine(whole(collection, key.as_str(), &error)),
+        }
     }
-    let cell = doc_cell()?;
-    let old = record.cells.into_iter().find(|held| held.name == cell).map(|held| held.value);
-    let old = old.ok_or_else(|| CustodyError::invalid("the document is gone", "run again"))?;
-    Ok(Swap { key: record.key, cell, old, new })
 }
 
-type Edits = Vec<(Edit, Format)>;
+/// A value of a record, by format and key: as it was found, and as it will be if the record is changed.
+struct Seen {
+    was: (&'static str, Option<KeyId>),
+    becomes: Option<(&'static str, Option<KeyId>)>,
+}
+
+/// What changes in one cell.
+struct CellEdits {
+    cell: CellName,
+    edits: Vec<(Range<usize>, String)>,
+    wraps: u64,
+    json: bool,
+}
+
+fn swaps(collection: &Collection, record: StoredRecord, edits: Vec<CellEdits>) -> Result<Vec<Swap>, CustodyError> {
+    let StoredRecord { key, mut cells, .. } = record;
+    let mut swaps = Vec::with_capacity(edits.len());
+    for CellEdits { cell, edits, json, .. } in edits {
+        let held = cells.iter().position(|held| held.name == cell);
+        let old = held.map(|at| cells.swap_remove(at).value);
+        let old = old.ok_or_else(|| CustodyError::invalid("the document is gone", "run again"))?;
+        let text = text_of(collection, &key, &old)?;
+        let new = if json {
+            let edits = edits.into_iter().map(|(span, text)| Edit { span, token: encode_string(&text) }).collect();
+            CellValue::Text(spliced(collection, &key, text, edits)?)
+        } else {
+            CellValue::text(edits.into_iter().map(|(_, text)| text).collect())
+        };
+        // The kind that was read is the kind that is written.
+        let new = match (&old, new) {
+            (CellValue::Bytes(_), CellValue::Text(text)) => CellValue::bytes(text.as_bytes().to_vec()),
+            (_, new) => new,
+        };
+        // A store refuses it, and the whole batch with it: one record would hold up all that come after.
+        if new.len() > MAX_CELL {
+            return Err(CustodyError::Invalid {
+                what: format!("sealed, the document would have {} bytes, at most {MAX_CELL} are stored", new.len()),
+                hint: "take something out of the record".into(),
+                code: Some(Code::TooLarge),
+            });
+        }
+        swaps.push(Swap { key: key.clone(), cell, old, new });
+    }
+    Ok(swaps)
+}
 
 /// The new values of a record, or none where one of its values does not open.
 fn values(
-    tally: &mut Tally,
-    job: &Job,
+    (tally, seen): (&mut Tally, &mut Vec<Seen>),
+    plan: &Plan,
     keyring: &Keyring,
-    collection: &Collection,
-    (record, now): (&StoredRecord, UnixTime),
-) -> Result<Edits, CustodyError> {
-    let mut edits = Edits::new();
+    record: &StoredRecord,
+) -> Result<Vec<CellEdits>, CustodyError> {
+    let mut all = Vec::new();
     let mut whole = true;
-    let mover = mover(job, keyring, collection, now);
-    for found in secrets(collection, &record.key, doc_of(collection, record)?)? {
-        let text = match &found.value {
-            Value::Null => continue,
-            Value::Text(text) => text,
-            Value::Other(_) => {
-                whole = false;
-                tally.values += 1;
-                tally.quarantine(Quarantined {
-                    collection: collection.name.clone(),
-                    record: record.key.to_string(),
-                    field: found.exact,
-                    code: "malformed".into(),
-                    reason: "a secret field holds something else than a string".into(),
-                    hint: Some("mend the record, or the `fields` of the collection".into()),
-                });
-                continue;
+    let collection = &*plan.collection;
+    let mover = mover(plan, keyring);
+    for spec in &collection.cells {
+        let Some(held) = record.cell(&spec.name) else { continue };
+        let text = text_of(collection, &record.key, held)?;
+        let found = match &spec.content {
+            Content::Json(paths) => {
+                report((tally, seen), &mover, plan, &record.key, text)?;
+                secrets_at(collection, &record.key, text, paths)?
             }
+            Content::Text => vec![Found {
+                path: 0,
+                pointer: String::new(),
+                exact: String::new(),
+                span: 0..text.len(),
+                value: Value::Text(Zeroizing::new(text.to_owned())),
+            }],
         };
-        tally.values += 1;
-        let context = collection.digest(keyring.deployment(), &record.key, &found.pointer)?;
-        let outcome = match job.kind {
-            Kind::Verify => keyring
-                .open(text, &context, &mover.reader)
-                .map(|opened| Move::Stay(opened.found))
-                .map_err(MoveError::from),
-            Kind::Migrate | Kind::Rotate => mover.plan(text, &context),
-        };
-        let (what, edit) = match outcome {
-            Ok(Move::Stay(what)) => (what, None),
-            Ok(Move::To { found: what, text, format, .. }) => {
-                (what, Some((Edit { span: found.span, token: encode_string(&text) }, format)))
+        let mut cell =
+            CellEdits { cell: spec.name.clone(), edits: Vec::new(), wraps: 0, json: spec.content != Content::Text };
+        for found in found {
+            match one((tally, seen), &mover, plan, (&record.key, &spec.at), &found)? {
+                One::Stay => {}
+                One::Left => whole = false,
+                One::To(text, format) => {
+                    cell.wraps += u64::from(format == Format::V1);
+                    cell.edits.push((found.span, text));
+                }
             }
-            // A rotation leaves plaintext to `migrate`, and says so.
-            Err(error) => {
-                whole = false;
-                tally.quarantine(value(collection, record.key.as_str(), found.exact, &error));
-                continue;
-            }
-        };
-        *tally.found.entry((what.as_str(), what.kid())).or_insert(0) += 1;
-        edits.extend(edit);
+        }
+        if !cell.edits.is_empty() {
+            all.push(cell);
+        }
     }
-    Ok(if whole { edits } else { Edits::new() })
+    Ok(if whole { all } else { Vec::new() })
 }
 
-fn mover<'a>(job: &Job, keyring: &'a Keyring, collection: &'a Collection, now: UnixTime) -> Mover<'a> {
+/// What becomes of one value.
+enum One {
+    Stay,
+    /// It stays because it does not open, and its record with it.
+    Left,
+    To(String, Format),
+}
+
+fn one(
+    (tally, seen): (&mut Tally, &mut Vec<Seen>),
+    mover: &Mover<'_>,
+    plan: &Plan,
+    (key, at): (&RecordKey, &str),
+    found: &Found,
+) -> Result<One, CustodyError> {
+    let collection = &*plan.collection;
+    let text = match &found.value {
+        Value::Null => return Ok(One::Stay),
+        Value::Text(text) => text,
+        Value::Other(_) => {
+            tally.values += 1;
+            tally.quarantine(Quarantined {
+                collection: collection.name.clone(),
+                record: key.to_string(),
+                field: format!("{at}{}", found.exact),
+                code: "malformed".into(),
+                reason: "a secret field holds something else than a string".into(),
+                hint: Some("mend the record, or the `fields` of the collection".into()),
+            });
+            return Ok(One::Left);
+        }
+    };
+    if collection.layout.is_foreign() && (text.is_empty() || is_mask(text)) {
+        // Its owner's reader takes the empty string for "not set". A mask is what is left of a secret that somebody lost; sealing
+        // it would hide that.
+        if !text.is_empty() {
+            tally.values += 1;
+            seen.push(Seen { was: ("masked", None), becomes: None });
+            tally.report(Reported::masked(collection, key, format!("{at}{}", found.exact)));
+        }
+        return Ok(One::Stay);
+    }
+    tally.values += 1;
+    if plan.glance
+        && let Some(kid) = at_home(mover, text)
+    {
+        seen.push(Seen { was: (Format::Kf1.as_str(), Some(kid)), becomes: None });
+        return Ok(One::Stay);
+    }
+    let pointer =
+        if at.is_empty() { Cow::Borrowed(&*found.pointer) } else { Cow::Owned(format!("{at}{}", found.pointer)) };
+    let context = collection.digest(mover.keyring.deployment(), key, &pointer)?;
+    let outcome = match plan.job.kind {
+        Kind::Verify => mover
+            .keyring
+            .open(text, &context, &mover.reader)
+            .map(|opened| Move::Stay(opened.found))
+            .map_err(MoveError::from),
+        Kind::Migrate | Kind::Rotate => mover.plan(text, &context),
+    };
+    let (what, becomes, moved) = match outcome {
+        Ok(Move::Stay(what)) => (what, None, One::Stay),
+        Ok(Move::To { found: what, text, kid, format }) => {
+            (what, Some((format.as_str(), Some(kid))), One::To(text, format))
+        }
+        // A rotation leaves plaintext to `migrate`, and says so.
+        Err(error) => {
+            tally.quarantine(value(collection, key.as_str(), format!("{at}{}", found.exact), &error));
+            return Ok(One::Left);
+        }
+    };
+    seen.push(Seen { was: (what.as_str(), what.kid()), becomes });
+    Ok(moved)
+}
+
+/// The primary key, where a value is kf1 under it by its own account and has no other format to go to.
+fn at_home(mover: &Mover<'_>, text: &str) -> Option<KeyId> {
+    if !text.starts_with("kf1.") || !matches!(mover.target.format, None | Some(Format::Kf1)) {
+        return None;
+    }
+    let primary = mover.keyring.primary(Format::Kf1)?.kid();
+    kf1::Envelope::from_text(text).ok().map(|envelope| envelope.kid()).filter(|kid| *kid == primary)
+}
+
+/// Counts what lies in fields that are looked at and left alone. A sealed value there needs its key like any other: it is counted
+/// under it, and a rotation that leaves it behind says so.
+fn report(
+    (tally, seen): (&mut Tally, &mut Vec<Seen>),
+    mover: &Mover<'_>,
+    plan: &Plan,
+    key: &RecordKey,
+    text: &str,
+) -> Result<(), CustodyError> {
+    let collection = &*plan.collection;
+    if collection.reported.is_empty() {
+        return Ok(());
+    }
+    for found in secrets_at(collection, key, text, &collection.reported)? {
+        let Value::Text(text) = &found.value else { continue };
+        if is_mask(text) {
+            tally.report(Reported::masked(collection, key, found.exact));
+            continue;
+        }
+        if text.is_empty() {
+            continue;
+        }
+        if detect(text) == Detected::Plaintext {
+            tally.report(Reported::plaintext(collection, key, found.exact));
+            continue;
+        }
+        let context = collection.digest(mover.keyring.deployment(), key, &found.pointer)?;
+        let opened = mover.keyring.open(text, &context, &mover.reader);
+        tally.report(Reported::sealed(collection, key, found.exact.clone()));
+        match opened {
+            Ok(opened) => {
+                seen.push(Seen { was: (opened.found.as_str(), opened.found.kid()), becomes: None });
+                if plan.job.kind == Kind::Rotate && !is_home(mover.keyring, &opened.found) {
+                    tally.quarantine(behind(collection, key.as_str(), found.exact));
+                }
+            }
+            Err(error) if plan.job.kind == Kind::Rotate => {
+                tally.quarantine(value(collection, key.as_str(), found.exact, &error.into()));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_home(keyring: &Keyring, found: &keyring::Found) -> bool {
+    let keyring::Found::Sealed { format, kid, .. } = *found else { return false };
+    keyring.primary(format).is_some_and(|primary| primary.kid() == kid)
+}
+
+/// A value that needs a former key and that this run may not change.
+fn behind(collection: &Collection, record: &str, field: String) -> Quarantined {
+    Quarantined {
+        collection: collection.name.clone(),
+        record: record.into(),
+        field,
+        code: "left_behind".into(),
+        reason: "it is sealed under a former key, in a field that this run leaves alone".into(),
+        hint: Some(
+            "declare the field (with the preset redis-sre-agent: --extension-secrets) and rotate again, before that key is given up"
+                .into(),
+        ),
+    }
+}
+
+fn is_mask(text: &str) -> bool {
+    text.len() >= 3 && text.bytes().all(|b| b == b'*')
+}
+
+fn mover<'a>(plan: &'a Plan, keyring: &'a Keyring) -> Mover<'a> {
+    let Plan { job, collection, now, settled, .. } = plan;
+    let (settled, now) = (*settled, *now);
     let format = match (job.kind, job.to) {
         (_, Some(format)) => Some(format),
         (Kind::Migrate, None) => Some(collection.format),
         (Kind::Rotate | Kind::Verify, None) => None,
     };
-    let target = Target { format, plaintext_to: collection.format, how: job.how, now };
+    let stays = match job.kind {
+        // Who migrates does not ask for another key, and readers that hold one key would lose what moved to it.
+        Kind::Migrate => Stays::UnderAnyKey,
+        _ if settled => Stays::UnderPrimary,
+        _ => job.how.stays(),
+    };
+    let target = Target { format, plaintext_to: collection.format, how: job.how, stays, now };
     Mover { keyring, random: &SystemRandom, reader: reader(collection, now), target }
 }
 
@@ -174,15 +414,12 @@ fn whole(collection: &Collection, record: &str, error: &CustodyError) -> Quarant
 #[cfg(test)]
 mod tests {
     use keyfold_core::{
-        keyring::{Entry, KeyMaterial, Origin, Purpose, State},
+        keyring::{KeyMaterial, Origin, Purpose, State},
         secret::Key32,
     };
 
     use super::*;
-    use crate::{
-        config::Config,
-        store::{Cell, RecordKey},
-    };
+    use crate::{config::Config, records::doc_cell, store::Cell};
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -208,22 +445,30 @@ mod tests {
         }
     }
 
+    fn planned(job: &Job, collection: &Collection, docs: Vec<String>) -> Planned {
+        let plan = Plan {
+            job: Arc::new(job.clone()),
+            collection: Arc::new(collection.clone()),
+            now: NOW,
+            glance: false,
+            settled: false,
+        };
+        plan.page(&keyring(), docs.into_iter().map(record).collect(), Vec::new())
+    }
+
     #[test]
     fn nothing_moves_to_a_format_that_its_collection_could_not_read() {
         let collection = collection("\"kf1\", { format = \"plaintext\", until = 2999-12-31 }");
         for format in [Format::V1, Format::Fernet] {
             let job = Job { to: Some(format), ..Job::new(Kind::Migrate) };
             assert!(job.check(&collection, NOW).is_err());
-            let mut planned = Planned::default();
-            let found = (record(r#"{"p":"hunter2"}"#.into()), NOW);
-            plan_record(&mut planned, &job, &keyring(), &collection, found);
+            let planned = planned(&job, &collection, vec![r#"{"p":"hunter2"}"#.into()]);
             assert!(planned.swaps.is_empty());
             assert_eq!(planned.tally.quarantined[0].code, "format_not_accepted");
         }
         let job = Job { to: Some(Format::Kf1), ..Job::new(Kind::Migrate) };
         job.check(&collection, NOW).unwrap();
-        let mut planned = Planned::default();
-        plan_record(&mut planned, &job, &keyring(), &collection, (record(r#"{"p":"hunter2"}"#.into()), NOW));
+        let planned = planned(&job, &collection, vec![r#"{"p":"hunter2"}"#.into()]);
         assert_eq!(planned.swaps.len(), 1);
     }
 
@@ -231,10 +476,8 @@ mod tests {
     fn a_record_that_would_outgrow_the_store_is_named_and_holds_up_no_other() {
         let collection = collection("\"kf1\", { format = \"plaintext\", until = 2999-12-31 }");
         let filling = "x".repeat(MAX_CELL - 50);
-        let mut planned = Planned::default();
-        for doc in [format!(r#"{{"p":"hunter2","n":"{filling}"}}"#), r#"{"p":"hunter2"}"#.into()] {
-            plan_record(&mut planned, &Job::new(Kind::Migrate), &keyring(), &collection, (record(doc), NOW));
-        }
+        let docs = vec![format!(r#"{{"p":"hunter2","n":"{filling}"}}"#), r#"{"p":"hunter2"}"#.into()];
+        let planned = planned(&Job::new(Kind::Migrate), &collection, docs);
         assert_eq!(planned.swaps.len(), 1);
         assert_eq!(planned.tally.quarantined[0].code, "too_large");
     }

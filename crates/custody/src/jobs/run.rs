@@ -3,32 +3,45 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::try_join_all;
 use keyfold_core::{
-    audit::{Action, Event, Name, Word},
-    keyring::Keyring,
+    audit::{Action, Name},
+    envelope::Format,
+    id::to_hex,
+    keyring::{Entry, Keyring},
+    mac,
     rewrap::How,
 };
+use tokio::sync::Mutex;
 
-use super::{Job, JobLease, Kind, Planned, Summary, Tally, plan_record};
+use super::{
+    Job, Summary,
+    lease::{JobLease, Next, Parts, Share},
+    plan::Plan,
+    scout::{Route, Scout},
+    writer::{self, Passed},
+};
 use crate::{
-    access::{Permit, op::Rotate},
-    auditor::Auditor,
+    access::{Permit, Place, op::Rotate},
     collection::Collection,
     custody::Custody,
     error::CustodyError,
-    store::{Partition, Swapped},
+    store::{Partition, RecordStore, ScanCursor},
 };
 
-/// Batches that are planned while another is committed.
-const AHEAD: usize = 2;
+/// Partitions of a shared job that one process takes at once, so that others find some too.
+const SIDE_BY_SIDE: usize = 2;
 /// How long a job waits for another one on the same collection.
 const WAIT: Duration = Duration::from_secs(60);
+/// How often a process looks whether there is something left to do while others work.
+const LOOK: Duration = Duration::from_millis(250);
+/// After so many passes that a moving store made worthless, somebody should look.
+const MAX_LOOKS: u32 = 10;
 /// After so many passes, writers are faster than the job and somebody should look.
 const MAX_PASSES: u32 = 100;
 
@@ -41,8 +54,8 @@ pub struct Update<'a> {
     pub pass: u32,
     /// Records of this pass so far.
     pub records: u64,
-    /// Records in the collection when the job began.
-    pub total: u64,
+    /// Records in the collection when the job began, about, where the store can say.
+    pub total: Option<u64>,
 }
 
 /// Somebody who watches a job, and may stop it between two batches.
@@ -76,19 +89,45 @@ pub enum Ended {
     Stopped(Summary),
 }
 
-/// One job on one collection, with what its batches share.
-struct Run<'a> {
-    custody: &'a Custody,
-    job: Arc<Job>,
-    collection: Arc<Collection>,
-    observer: &'a dyn Observer,
-    permit: &'a Permit<Rotate>,
-    name: String,
-    total: u64,
+/// One job on one collection, with what its parts share.
+pub(super) struct Run<'a> {
+    pub(super) custody: &'a Custody,
+    pub(super) store: Arc<dyn RecordStore>,
+    pub(super) job: Arc<Job>,
+    pub(super) collection: Arc<Collection>,
+    pub(super) observer: &'a dyn Observer,
+    pub(super) permit: &'a Permit<Rotate>,
+    pub(super) name: String,
+    /// The collection in its store, as leases name it.
+    lies: String,
+    pub(super) total: Option<u64>,
+    /// Records that this process went through, for whoever watches.
+    pub(super) seen: AtomicU64,
+    /// The generation of the keyring whose keys the store is noted to need.
+    noted: AtomicU64,
+}
+
+/// What a job is called, and the place that its leases are for.
+///
+/// The name holds what the job aims at: a cursor of another aim, of another generation, or of other fields is not gone on from. In
+/// another program's store the same collection may lie many times, and the environment's keys may be others in each process.
+fn names(job: &Job, collection: &Collection, keyring: &Keyring, place: &str) -> (String, String) {
+    let how = if job.how == How::Reseal { "reseal" } else { "rewrap" };
+    let to = job.to.map_or("same", Format::as_str);
+    let mut name = format!("{}/{how}/{to}/{}", job.kind.as_str(), keyring.generation());
+    if !collection.layout.is_foreign() {
+        return (name, collection.id.as_str().to_owned());
+    }
+    let short = |of: &str| to_hex(&mac::sha256(&[of.as_bytes()])[..8]);
+    let led = keyring.led_by_environment();
+    let primaries: Vec<_> = Format::ALL.iter().map(|format| led.primary(*format).map(Entry::kid)).collect();
+    let aim = format!("{place}\n{:?}\n{primaries:?}", collection.cells);
+    name = format!("{name}/{}", short(&aim));
+    (name, format!("{}@{}", collection.id.as_str(), short(place)))
 }
 
 impl Custody {
-    /// Runs a job on a collection.
+    /// Runs a job on a collection. Other processes that run the same one at the same time share it.
     ///
     /// # Errors
     /// The store, the audit log, the keyring. What was committed stays; a rerun goes on.
@@ -99,71 +138,207 @@ impl Custody {
         collection: &Collection,
         observer: &dyn Observer,
     ) -> Result<Ended, CustodyError> {
+        permit.check(&Place::Collection(&collection.id))?;
         self.within_floor(collection)?;
-        let total = self.records.count(&collection.id).await?;
+        let store = self.store_of(collection)?;
+        let total = store.estimate(&collection.id).await?;
         let keyring = self.keys.opening();
-        let how = if job.how == How::Reseal { "reseal" } else { "rewrap" };
-        let to = job.to.map_or("same", keyfold_core::envelope::Format::as_str);
-        // The name holds what the job aims at: a cursor of another aim, or of another generation, is not gone on from.
-        let name = format!("{}/{how}/{to}/{}", job.kind.as_str(), keyring.generation());
+        let place = store.describe();
+        let (name, lies) = names(job, collection, &keyring, &place);
+        let noted = keyring.generation();
         drop(keyring);
         let run = Run {
             custody: self,
+            store,
             job: Arc::new(job.clone()),
             collection: Arc::new(collection.clone()),
             observer,
             permit,
             name,
+            lies,
             total,
+            seen: AtomicU64::new(0),
+            noted: AtomicU64::new(noted),
         };
-        run.run().await
+        if job.writes() {
+            self.may_seal_there(collection, &place, &self.keys.opening()).await?;
+        }
+        let known = self.noted_there(collection).await?;
+        let ended = if job.writes() {
+            run.shared().await
+        } else {
+            let auditor = &self.auditor;
+            let mut event = auditor.about(permit.actor(), Action::VerifyRun, collection)?;
+            event.job = Some(Name::abridge(&run.name));
+            event.count = run.total;
+            auditor.audited(event, async |_| run.look().await).await
+        }?;
+        if let Ended::Done(summary) = &ended
+            && !job.dry_run
+        {
+            self.seen_there(collection, &place, summary, known).await?;
+        }
+        Ok(ended)
     }
 }
 
 impl Run<'_> {
-    async fn run(mut self) -> Result<Ended, CustodyError> {
-        let mut summary = Summary::of(self.job.kind, &self.collection.name, self.job.dry_run);
-        let auditor = &self.custody.auditor;
-        if !self.job.writes() {
-            let mut event = auditor.about(self.permit.actor(), Action::VerifyRun, &self.collection)?;
-            event.job = Some(Name::abridge(&self.name));
-            event.count = Some(self.total);
-            let mut leases = Vec::new();
-            let tally = auditor.audited(event, async |_| self.pass(1, &mut leases).await).await?;
-            let stopped = tally.1;
-            summary.pass(tally.0);
-            return Ok(if stopped { Ended::Stopped(summary) } else { Ended::Done(summary) });
-        }
-        let mut leases = self.leases().await?;
-        for pass in 1..=MAX_PASSES {
-            // A pass that goes on where another process left off says nothing about what lies before.
-            let whole = leases.iter().all(|(_, lease)| lease.cursor().is_none());
-            let result = self.pass(pass, &mut leases).await;
-            let (tally, stopped) = match result {
-                Ok(done) => done,
-                Err(error) => {
-                    release(leases, false).await;
-                    return Err(error);
-                }
-            };
-            let overtaken = tally.overtaken > 0;
-            let quiet = tally.changed == 0 && !overtaken;
-            summary.pass(tally);
-            if stopped {
-                release(leases, false).await;
-                return Ok(Ended::Stopped(summary));
+    /// One pass over everything that writes nothing.
+    async fn look(&self) -> Result<Ended, CustodyError> {
+        for _ in 0..MAX_LOOKS {
+            // Where the store moves its parts meanwhile (the slots of a cluster), a record may have been passed by.
+            let topology = self.store.topology(&self.collection.id).await?;
+            let ended = self.look_once().await?;
+            if matches!(ended, Ended::Stopped(_)) || self.store.topology(&self.collection.id).await? == topology {
+                return Ok(ended);
             }
-            if quiet && whole {
-                release(leases, true).await;
+            self.moved();
+            self.seen.store(0, Ordering::Relaxed);
+        }
+        Err(CustodyError::Waiting {
+            what: format!("{}: the store keeps moving its parts, after {MAX_LOOKS} passes", self.collection.name),
+            hint: "run again when the cluster has been rebalanced".into(),
+        })
+    }
+
+    fn moved(&self) {
+        tracing::info!(
+            collection = self.collection.name,
+            "the store moved its parts; everything is gone through again"
+        );
+    }
+
+    async fn look_once(&self) -> Result<Ended, CustodyError> {
+        let partitions = self.store.partitions(&self.collection.id).await?;
+        let queue = Mutex::new(partitions.into_iter());
+        let worker = async || {
+            let mut summary = self.summary();
+            loop {
+                let Some(partition) = queue.lock().await.next() else { return Ok::<_, CustodyError>((summary, false)) };
+                let passed = self.pass(1, Look::All, &partition, (None, None)).await?;
+                let mut seen = self.summary();
+                seen.pass(passed.tally);
+                summary.merge(seen);
+                if passed.stopped {
+                    return Ok((summary, true));
+                }
+            }
+        };
+        let done = try_join_all((0..self.store.side_by_side()).map(|_| worker())).await?;
+        let stopped = done.iter().any(|(_, stopped)| *stopped);
+        let mut summary = self.summary();
+        done.into_iter().for_each(|(part, _)| summary.merge(part));
+        Ok(if stopped { Ended::Stopped(summary) } else { Ended::Done(summary) })
+    }
+
+    /// Works on partitions until all are done, by whomever.
+    async fn shared(&self) -> Result<Ended, CustodyError> {
+        let (system, keys) = (&self.custody.system, &self.custody.keys);
+        let who = (keys.id(), self.parts().await?);
+        let mut share = Share::join(system, &self.lies, &self.name, who, WAIT).await?;
+        let mut stopped = self.summary();
+        loop {
+            let workers = SIDE_BY_SIDE.min(share.parts().partitions.len());
+            let done = try_join_all((0..workers).map(|_| self.worker(&share))).await?;
+            let (mut all, mut ended) = (Vec::new(), false);
+            for worker in done {
+                match worker {
+                    Worked::Stopped(summary) => {
+                        stopped.merge(summary);
+                        ended = true;
+                    }
+                    Worked::Done(summaries) => all = summaries,
+                }
+            }
+            if ended {
+                return Ok(Ended::Stopped(stopped));
+            }
+            // Where the store moved its parts meanwhile (the slots of a cluster), what was seen does not count.
+            if self.store.topology(&self.collection.id).await? == share.parts().topology {
+                let mut summary = self.summary();
+                all.into_iter().for_each(|part| summary.merge(part));
                 return Ok(Ended::Done(summary));
             }
-            // Once everything was made new, what is left to find are values that writers stored under former keys. A record
-            // that was overtaken may hold a whole document from before, old data keys and all: then everything again.
-            if !overtaken {
-                self.job = Arc::new(Job { how: How::Rewrap, ..(*self.job).clone() });
+            self.moved();
+            share.again(self.parts().await?).await?;
+        }
+    }
+
+    /// How the store is parted now.
+    async fn parts(&self) -> Result<Parts, CustodyError> {
+        let topology = self.store.topology(&self.collection.id).await?;
+        Ok(Parts { topology, partitions: self.store.partitions(&self.collection.id).await? })
+    }
+
+    async fn worker(&self, share: &Share) -> Result<Worked, CustodyError> {
+        let mut mine = self.summary();
+        loop {
+            match share.next().await? {
+                Next::Done(summaries) => return Ok(Worked::Done(summaries)),
+                Next::Wait if self.observer.stopped() => return Ok(Worked::Stopped(mine)),
+                Next::Wait => tokio::time::sleep(LOOK).await,
+                Next::Work(_, lease) if self.observer.stopped() => {
+                    given_back(*lease).await;
+                    return Ok(Worked::Stopped(mine));
+                }
+                Next::Work(partition, lease) => {
+                    let lease = Mutex::new(*lease);
+                    match self.until_quiet(&partition, &lease).await {
+                        Ok((summary, false)) => {
+                            mine.merge(summary.clone());
+                            lease.into_inner().finish(summary).await?;
+                        }
+                        Ok((summary, true)) => {
+                            given_back(lease.into_inner()).await;
+                            mine.merge(summary);
+                            return Ok(Worked::Stopped(mine));
+                        }
+                        Err(error) => {
+                            given_back(lease.into_inner()).await;
+                            return Err(error);
+                        }
+                    }
+                }
             }
         }
-        release(leases, true).await;
+    }
+
+    /// Passes over a partition until a whole one finds nothing; says whether it was stopped.
+    async fn until_quiet(
+        &self,
+        partition: &Partition,
+        lease: &Mutex<JobLease>,
+    ) -> Result<(Summary, bool), CustodyError> {
+        let mut summary = self.summary();
+        let mut look = Look::All;
+        for pass in 1..=MAX_PASSES {
+            let from = lease.lock().await.cursor().cloned();
+            // A pass that goes on where another process left off says nothing about what lies before.
+            let whole = from.is_none();
+            let before = self.writes().await?;
+            let Passed { mut tally, stopped, swaps } = self.pass(pass, look, partition, (from, Some(lease))).await?;
+            let overtaken = tally.overtaken > 0;
+            // Where the store can say that nobody else wrote meanwhile, there is nothing that another pass could find.
+            let alone = before.is_some() && before.map(|before| before + swaps) == self.writes().await?;
+            let quiet = whole && !overtaken && (tally.changed == 0 || alone);
+            // Once everything was made new, what is left to find are values that writers stored under former keys. A record
+            // that was overtaken may hold a whole document from before, old data keys and all: then everything again.
+            look = match (overtaken, whole && tally.quarantined_values == 0) {
+                (true, _) => Look::All,
+                (false, false) => Look::Settled,
+                // What this run opened needs no second look; what it could not open does, to be told.
+                (false, true) => Look::Glance,
+            };
+            let records = tally.records;
+            if quiet {
+                tally.found = std::mem::take(&mut tally.left);
+            }
+            summary.pass(tally);
+            if stopped || quiet {
+                return Ok((summary, stopped));
+            }
+            self.seen.fetch_sub(records, Ordering::Relaxed);
+        }
         Err(CustodyError::Waiting {
             what: format!(
                 "{}: writers keep storing values that must move, after {MAX_PASSES} passes",
@@ -173,137 +348,70 @@ impl Run<'_> {
         })
     }
 
-    async fn leases(&self) -> Result<Vec<(Partition, JobLease)>, CustodyError> {
-        let custody = self.custody;
-        let mut leases = Vec::new();
-        for partition in custody.records.partitions(&self.collection.id).await? {
-            let place = format!("{}/{}", self.collection.id.as_str(), partition.as_str());
-            let lease = JobLease::take(&custody.system, &place, &self.name, custody.keys.id(), WAIT).await?;
-            leases.push((partition, lease));
-        }
-        Ok(leases)
+    async fn writes(&self) -> Result<Option<u64>, CustodyError> {
+        Ok(self.store.writes(&self.collection.id).await?)
     }
 
-    /// One pass over all partitions; says whether it was stopped.
-    async fn pass(&self, pass: u32, leases: &mut [(Partition, JobLease)]) -> Result<(Tally, bool), CustodyError> {
-        let mut tally = Tally::default();
-        if leases.is_empty() {
-            for partition in self.custody.records.partitions(&self.collection.id).await? {
-                if self.partition(pass, &partition, None, &mut tally).await? {
-                    return Ok((tally, true));
-                }
-            }
-        }
-        for (partition, lease) in leases {
-            if self.partition(pass, partition, Some(lease), &mut tally).await? {
-                return Ok((tally, true));
-            }
-        }
-        Ok((tally, false))
-    }
-
-    async fn partition(
+    async fn pass(
         &self,
         pass: u32,
+        look: Look,
         partition: &Partition,
-        mut lease: Option<&mut JobLease>,
-        tally: &mut Tally,
-    ) -> Result<bool, CustodyError> {
-        let from = lease.as_deref().and_then(|lease| lease.cursor().cloned());
-        let pages = stream::try_unfold(Some(from), |from| async {
-            let Some(after) = from else { return Ok::<_, CustodyError>(None) };
-            let page =
-                self.custody.records.scan(&self.collection.id, partition, after.as_ref(), self.job.batch).await?;
-            let keyring = self.custody.keys.sealing().await?;
-            let cursor = page.next.clone();
-            Ok(Some(((page.records, keyring, cursor), page.next.map(Some))))
+        (from, lease): (Option<ScanCursor>, Option<&Mutex<JobLease>>),
+    ) -> Result<Passed, CustodyError> {
+        let plan = Plan {
+            job: Arc::clone(&self.job),
+            collection: Arc::clone(&self.collection),
+            now: self.custody.auditor.clock().now(),
+            settled: look != Look::All,
+            glance: look == Look::Glance,
+        };
+        let scout = Scout::send(Route {
+            store: Arc::clone(&self.store),
+            keys: Arc::clone(&self.custody.keys),
+            plan,
+            partition: partition.clone(),
+            from,
         });
-        let planned = pages
-            .map_ok(|(records, keyring, cursor)| {
-                let (job, collection) = (Arc::clone(&self.job), Arc::clone(&self.collection));
-                let now = self.custody.auditor.clock().now();
-                async move {
-                    let work = tokio::task::spawn_blocking(move || {
-                        let mut planned = Planned::default();
-                        for record in records {
-                            plan_record(&mut planned, &job, &keyring, &collection, (record, now));
-                        }
-                        (planned, keyring)
-                    });
-                    let (planned, keyring) =
-                        work.await.map_err(|_| CustodyError::invalid("a planning thread failed", "run again"))?;
-                    Ok((planned, keyring, cursor))
-                }
-            })
-            .try_buffered(AHEAD);
-        let mut planned = std::pin::pin!(planned);
-        while let Some(batch) = planned.next().await {
-            let (batch, keyring, cursor) = batch?;
-            let done = self.commit(batch, &keyring).await?;
-            drop(keyring);
-            if let Some(lease) = lease.as_deref_mut() {
-                lease.advance(cursor).await?;
-            }
-            tally.add(done);
-            let (collection, total) = (self.collection.name.as_str(), self.total);
-            self.observer.update(Update { collection, pass, records: tally.records, total });
-            if self.observer.stopped() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        writer::follow(self, pass, scout, lease).await
     }
 
-    /// Writes a batch between its intent and its outcome. What another writer changed in between is left to it.
-    async fn commit(&self, batch: Planned, keyring: &Keyring) -> Result<Tally, CustodyError> {
-        let Planned { swaps, mut tally, wraps } = batch;
-        if swaps.is_empty() || !self.job.writes() {
-            return Ok(tally);
+    /// Notes, before anything is written under it, what a newer keyring may seal under than the one the job began with.
+    pub(super) async fn may_seal(&self, keyring: &Keyring) -> Result<(), CustodyError> {
+        if self.noted.load(Ordering::Relaxed) != keyring.generation() {
+            self.custody.may_seal_there(&self.collection, &self.store.describe(), keyring).await?;
+            self.noted.store(keyring.generation(), Ordering::Relaxed);
         }
-        let custody = self.custody;
-        if let Some(entry) = keyring.primary(keyfold_core::envelope::Format::V1).filter(|_| wraps > 0) {
-            custody.usage.reserve(entry.kid(), wraps).await?;
-        }
-        let event = self.batch_event(&custody.auditor, keyring, &swaps)?;
-        let swapped = custody
-            .auditor
-            .audited(event, async |_| {
-                custody.keys.confirm(keyring).await?;
-                Ok(custody.records.swap(&self.collection.id, swaps).await?)
-            })
-            .await?;
-        let lost = swapped.iter().filter(|swapped| **swapped != Swapped::Done).count();
-        let overtaken = swapped.iter().filter(|swapped| **swapped == Swapped::Changed).count();
-        tally.changed = tally.changed.saturating_sub(u64::try_from(lost).unwrap_or(u64::MAX));
-        tally.overtaken += u64::try_from(overtaken).unwrap_or(u64::MAX);
-        Ok(tally)
+        Ok(())
     }
 
-    fn batch_event(
-        &self,
-        auditor: &Auditor,
-        keyring: &Keyring,
-        swaps: &[crate::store::Swap],
-    ) -> Result<Event, CustodyError> {
-        let action = if self.job.kind == Kind::Migrate { Action::MigrateBatch } else { Action::RotateBatch };
-        let mut event = auditor.about(self.permit.actor(), action, &self.collection)?;
-        event.job = Some(Name::abridge(&self.name));
-        event.first = swaps.first().map(|swap| Name::abridge(swap.key.as_str()));
-        event.last = swaps.last().map(|swap| Name::abridge(swap.key.as_str()));
-        event.count = u64::try_from(swaps.len()).ok();
-        event.generation = Some(keyring.generation());
-        let format = self.job.to.unwrap_or(self.collection.format);
-        event.format = Word::new(format.as_str()).ok();
-        event.kid = keyring.primary(format).map(keyfold_core::keyring::Entry::kid);
-        Ok(event)
+    fn summary(&self) -> Summary {
+        Summary::of(self.job.kind, &self.collection.name, self.job.dry_run)
     }
 }
 
-async fn release(leases: Vec<(Partition, JobLease)>, finished: bool) {
-    for (_, lease) in leases {
-        // A lease that cannot be given back runs out by itself; the work is done or will be gone on with.
-        if let Err(error) = lease.release(finished).await {
-            tracing::warn!(%error, "a job's lease could not be given back");
-        }
+/// How closely a pass looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// At everything, as the job says.
+    All,
+    /// What is under the primary key was made by this run, and stays.
+    Settled,
+    /// And needs not even be opened.
+    Glance,
+}
+
+/// How one worker's part ended.
+enum Worked {
+    /// Every partition is done: what was seen in each.
+    Done(Vec<Summary>),
+    /// Somebody wanted it to stop; this is what it did until then.
+    Stopped(Summary),
+}
+
+async fn given_back(lease: JobLease) {
+    // A lease that cannot be given back runs out by itself; the work is done or will be gone on with.
+    if let Err(error) = lease.release().await {
+        tracing::warn!(%error, "a job's lease could not be given back");
     }
 }

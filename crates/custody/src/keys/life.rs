@@ -33,16 +33,21 @@ fn unchanged(keyring: &Keyring, generation: u64) -> Result<&Keyring, CustodyErro
     })
 }
 
+fn fresh(purpose: Purpose) -> Result<KeyMaterial, CustodyError> {
+    KeyMaterial::new(purpose, Key32::new(rng::array(&SystemRandom)?))
+        .map_err(|error| CustodyError::invalid(error.to_string(), error.hint().unwrap_or_default()))
+}
+
 impl Custody {
-    async fn edited(
+    pub(super) async fn edited(
         &self,
         mut event: Event,
         edit: impl Fn(&Keyring) -> Result<Keyring, CustodyError> + Send + Sync,
     ) -> Result<Keyring, CustodyError> {
         event.generation = Some(self.keys.opening().generation() + 1);
-        let keyring = self.auditor.audited(event, async |_| self.keys.store().edit(edit).await).await?;
+        let keyring = self.auditor.audited_write(event, async |_| self.keys.store().edit(edit).await).await?;
         // Our own report must not be the one that everybody waits for.
-        self.keys.look().await?;
+        self.keys.look().await.map_err(CustodyError::afterwards)?;
         Ok(keyring)
     }
 
@@ -59,13 +64,43 @@ impl Custody {
                 "create one key for each: --suites kf1,v1 and --suites fernet",
             ));
         };
-        let raw = Key32::new(rng::array(&SystemRandom)?);
-        let material = KeyMaterial::new(purpose, raw)
-            .map_err(|error| CustodyError::invalid(error.to_string(), error.hint().unwrap_or_default()))?;
-        let kid = material.kid();
-        let now = self.auditor.clock().now();
-        let entry = Entry::new(material, State::Staged, suites.to_vec(), now, Origin::Document);
-        let mut event = self.auditor.event(permit.actor(), Action::KeyCreate)?;
+        let material = fresh(purpose)?;
+        let entry = self.staged(material, suites);
+        self.stage_key(permit, Action::KeyCreate, entry).await
+    }
+
+    /// Takes over a key that exists, as an entry under the root key. Its copy elsewhere stays what it is: rotating to a fresh
+    /// key makes that useless.
+    ///
+    /// # Errors
+    /// A key that is there already or was destroyed; the root key, the store, the audit log.
+    pub async fn import_key(&self, permit: &Permit<Manage>, material: KeyMaterial) -> Result<KeyId, CustodyError> {
+        let suites: &[Format] = match material {
+            KeyMaterial::Master(_) => &[Format::Kf1, Format::V1],
+            KeyMaterial::Fernet(_) => &[Format::Fernet],
+        };
+        let entry = self.staged(material, suites);
+        self.stage_key(permit, Action::KeyImport, entry).await
+    }
+
+    /// As [`Custody::create_key`], for a rotation by the clock: nobody but that waits for something before the key seals.
+    pub(super) async fn schedule_key(
+        &self,
+        permit: &Permit<Manage>,
+        purpose: Purpose,
+        suites: &[Format],
+    ) -> Result<KeyId, CustodyError> {
+        let entry = self.staged(fresh(purpose)?, suites).by_schedule();
+        self.stage_key(permit, Action::KeyCreate, entry).await
+    }
+
+    fn staged(&self, material: KeyMaterial, suites: &[Format]) -> Entry {
+        Entry::new(material, State::Staged, suites.to_vec(), self.auditor.clock().now(), Origin::Document)
+    }
+
+    async fn stage_key(&self, permit: &Permit<Manage>, action: Action, entry: Entry) -> Result<KeyId, CustodyError> {
+        let (kid, now, purpose) = (entry.kid(), entry.created(), entry.purpose());
+        let mut event = self.auditor.event(permit.actor(), action)?;
         event.kid = Some(kid);
         self.edited(event, |keyring| {
             let next = keyring.staged(entry.clone())?;
@@ -174,15 +209,16 @@ impl Custody {
     /// No such process; one that still reports, and would seal on under a key that is then retired.
     pub async fn forget_process(&self, permit: &Permit<Manage>, id: WriterId) -> Result<(), CustodyError> {
         let (now, here) = (self.system.now().await?, Place::here());
+        // One that stands still is no exception: what it sealed a moment ago it would store as soon as it goes on, and only
+        // after a longer silence does it look at the keyring first.
         if let Some(report) = self.keys.processes().get(id).await?
             && now.0.saturating_sub(report.reported.0) <= LEASE.as_secs()
             && !report.place.ended(&here)
-            && !report.place.stopped(&here)
         {
             return Err(CustodyError::Waiting {
                 what: format!("process {} still reports", Processes::name(std::slice::from_ref(&report))),
                 hint: format!(
-                    "let it finish or stop it; one that stands still, or is silent for {} s, can be forgotten",
+                    "let it finish or end it; one that has been silent for {} s can be forgotten",
                     LEASE.as_secs()
                 ),
             });
@@ -190,7 +226,7 @@ impl Custody {
         let mut event = self.auditor.event(permit.actor(), Action::ProcessForgotten)?;
         event.record = Some(keyfold_core::audit::Name::abridge(&id.to_string()));
         self.auditor
-            .audited(event, async |_| {
+            .audited_write(event, async |_| {
                 if self.keys.processes().strike(id).await? {
                     return Ok(());
                 }
@@ -204,12 +240,25 @@ impl Custody {
 
     /// Counts what is stored under the key, and refuses where that is not nothing.
     async fn unused(&self, kid: KeyId) -> Result<Census, CustodyError> {
+        self.renew_own().await?;
         let census = self.census().await?;
         let under = census.under(kid);
         if under > 0 {
             return Err(CustodyError::Waiting {
                 what: format!("{under} stored values are still sealed under key `{kid}`"),
                 hint: "run `keyfold rotate`, then try again; `keyfold keys census` shows where they are".into(),
+            });
+        }
+        if let Some(note) = self.needed_elsewhere(kid).await?.first() {
+            return Err(CustodyError::Waiting {
+                what: format!(
+                    "values of `{}` in {} were sealed under key `{kid}` when they were last looked at",
+                    note.collection, note.store
+                ),
+                hint: "run `keyfold rotate` there, with the --preset and --store of that time or the configured collection; when \
+                       it finds nothing more under the key, try again; a store that is gone for good is forgotten with \
+                       `keyfold keys forget-store STORE`, named as here"
+                    .into(),
             });
         }
         if census.unreadable > 0 {
@@ -226,7 +275,12 @@ impl Custody {
     }
 
     /// Waits until every live process meets `ready`.
-    async fn wait_for(&self, wait: Duration, to: &str, ready: impl Fn(&Report) -> bool) -> Result<(), CustodyError> {
+    pub(super) async fn wait_for(
+        &self,
+        wait: Duration,
+        to: &str,
+        ready: impl Fn(&Report) -> bool,
+    ) -> Result<(), CustodyError> {
         let until = Instant::now() + wait;
         loop {
             self.keys.look().await?;

@@ -7,9 +7,10 @@ use std::{
 
 use keyfold_core::{
     clock::UnixTime,
-    error::Code,
+    error::{Code, Hint},
     id::WriterId,
     keyring::{self, Keyring, document::DocumentError},
+    root::Tended,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -23,6 +24,8 @@ use crate::{error::CustodyError, store::SystemStore};
 const REFRESH: Duration = Duration::from_secs(1);
 /// After this long without a look that succeeded, a process stops sealing.
 const BOUND: Duration = Duration::from_secs(10);
+/// How often a process looks after what lets it reach the root key, and whether a start could still open the keyring.
+const CHECK: Duration = Duration::from_secs(60);
 /// How often a process reports even when nothing changed.
 const REPORT: Duration = Duration::from_secs(5);
 
@@ -36,7 +39,11 @@ struct State {
     /// Earlier keyrings that operations may still hold.
     earlier: Vec<Weak<Keyring>>,
     looked: Instant,
+    /// The same by the machine's uptime, which counts its sleep too; `Instant` does not.
+    looked_up: Option<Duration>,
     reported: Option<(Instant, u64, u64)>,
+    /// Why a start would fail, as the last check found it.
+    trouble: Option<String>,
 }
 
 /// A keyring that follows its document.
@@ -71,7 +78,9 @@ impl LiveKeyring {
             version: loaded.version,
             earlier: Vec::new(),
             looked: Instant::now(),
+            looked_up: uptime(),
             reported: None,
+            trouble: None,
         };
         let live = Arc::new(Self {
             processes: Processes::new(Arc::clone(&system)),
@@ -139,7 +148,12 @@ impl LiveKeyring {
     /// # Errors
     /// A key was retired or destroyed meanwhile; the keyring could not be looked at. Nothing must be stored then.
     pub async fn confirm(&self, sealing: &Keyring) -> Result<(), CustodyError> {
-        if self.state().looked.elapsed() <= REPORT {
+        let (looked, looked_up) = {
+            let state = self.state();
+            (state.looked.elapsed(), state.looked_up)
+        };
+        let slept = uptime().zip(looked_up).map_or(Duration::ZERO, |(now, then)| now.saturating_sub(then));
+        if looked.max(slept) <= REPORT {
             return Ok(());
         }
         self.look().await?;
@@ -165,7 +179,7 @@ impl LiveKeyring {
     /// The store cannot be reached, or its document is refused; the keyring held stays as it is.
     pub async fn look(&self) -> Result<(), CustodyError> {
         let _one = self.refreshing.lock().await;
-        let began = Instant::now();
+        let (began, began_up) = (Instant::now(), uptime());
         if self.store.version().await? != Some(self.state().version) {
             let loaded = self.store.load().await?;
             let mut state = self.state();
@@ -178,7 +192,10 @@ impl LiveKeyring {
             state.earlier.push(Arc::downgrade(&former));
             state.version = loaded.version;
         }
-        self.state().looked = began;
+        {
+            let mut state = self.state();
+            (state.looked, state.looked_up) = (began, began_up);
+        }
         self.report_if_due().await
     }
 
@@ -209,12 +226,55 @@ impl LiveKeyring {
 
     /// Follows the document until the task is dropped.
     pub async fn follow(self: Arc<Self>) {
-        loop {
-            tokio::time::sleep(REFRESH).await;
-            if let Err(error) = self.look().await {
-                tracing::warn!(%error, "the keyring could not be refreshed");
+        self.follow_and_check(CHECK).await;
+    }
+
+    /// As [`LiveKeyring::follow`], looking at the root key this often. A root key that does not answer keeps nothing waiting.
+    pub async fn follow_and_check(&self, every: Duration) {
+        let following = async {
+            loop {
+                tokio::time::sleep(REFRESH).await;
+                if let Err(error) = self.look().await {
+                    tracing::warn!(%error, "the keyring could not be refreshed");
+                }
             }
+        };
+        let checking = async {
+            let mut next = every;
+            loop {
+                tokio::time::sleep(next).await;
+                let tended = self.check_root().await;
+                // Well before what lets this process in ends.
+                let left = tended.and_then(|tended| tended.expires_in).map(Duration::from_secs);
+                next = left.map_or(every, |left| every.min(left / 3).max(Duration::from_secs(1).min(every)));
+            }
+        };
+        tokio::join!(following, checking);
+    }
+
+    /// Asks the root key to open the keyring once more, as a start would, and says so where it does not: what is open goes on.
+    pub async fn check_root(&self) -> Option<Tended> {
+        let (tended, found) = match self.store.prove().await {
+            Ok(tended) => (Some(tended), None),
+            Err(error) => (None, Some(error)),
+        };
+        let trouble = found.as_ref().map(ToString::to_string);
+        let before = std::mem::replace(&mut self.state().trouble, trouble);
+        match found {
+            Some(error) => {
+                let hint = error.hint().unwrap_or_default();
+                tracing::warn!(%error, hint, "the root key does not open the keyring; what is open goes on, and a start would fail");
+            }
+            None if before.is_some() => tracing::warn!("the root key opens the keyring again"),
+            None => {}
         }
+        tended
+    }
+
+    /// Why a start would fail, as the last check found it; `None` where it would not.
+    #[must_use]
+    pub fn root_trouble(&self) -> Option<String> {
+        self.state().trouble.clone()
     }
 
     /// Strikes this process off the list.
@@ -224,6 +284,12 @@ impl LiveKeyring {
     pub async fn close(&self) -> Result<(), CustodyError> {
         self.processes.strike(self.id).await.map(|_| ())
     }
+}
+
+/// For how long the machine has been up, its sleep included.
+fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    Duration::try_from_secs_f64(text.split(' ').next()?.parse().ok()?).ok()
 }
 
 /// The generation that is opened, and the oldest one under which an operation may still be sealing.
@@ -241,5 +307,11 @@ impl LiveKeyring {
     pub(super) fn stand_still(&self, wait: Duration) {
         let mut state = self.state();
         state.looked = state.looked.checked_sub(wait).unwrap_or(state.looked);
+    }
+
+    /// As if the machine had slept for a while: its clock for processes did not go on.
+    pub(super) fn sleep(&self, wait: Duration) {
+        let mut state = self.state();
+        state.looked_up = state.looked_up.map(|then| then.saturating_sub(wait));
     }
 }

@@ -51,9 +51,13 @@ impl Place {
     /// This process.
     #[must_use]
     pub fn here() -> Self {
+        Self::of(std::process::id())
+    }
+
+    /// A process of this machine.
+    pub(super) fn of(pid: u32) -> Self {
         let word = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default();
         let namespace = fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
-        let pid = std::process::id();
         Self {
             host: word("/proc/sys/kernel/hostname"),
             boot: format!("{} {namespace}", word("/proc/sys/kernel/random/boot_id")),
@@ -68,20 +72,6 @@ impl Place {
         let comparable = self.boot == here.boot && self.boot.trim() != "" && self.started != 0;
         comparable && start_of(self.pid).map_or_else(sees_all, |started| started != self.started)
     }
-
-    /// Whether the process is known to stand still: on this machine, stopped by a signal or a debugger.
-    #[must_use]
-    pub fn stopped(&self, here: &Self) -> bool {
-        self.boot == here.boot
-            && start_of(self.pid) == Some(self.started)
-            && matches!(state_of(self.pid), Some('T' | 't'))
-    }
-}
-
-/// Field 3 of `/proc/PID/stat`.
-fn state_of(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat[stat.rfind(')')? + 1..].trim_start().chars().next()
 }
 
 /// Whether a process that does not show is not there: `/proc` can be mounted so that others' processes are hidden, and then

@@ -54,10 +54,23 @@ impl Usage {
     /// # Errors
     /// `key_usage_exhausted` at 2^32; the store.
     pub async fn reserve(&self, kid: KeyId, wraps: u64) -> Result<(), CustodyError> {
+        self.reserve_in_blocks(kid, wraps, BLOCK).await
+    }
+
+    /// As [`Usage::reserve`], and no more than that: for a process that ends right after, and would leave the rest of a block
+    /// counted and unused.
+    ///
+    /// # Errors
+    /// As [`Usage::reserve`].
+    pub async fn reserve_just(&self, kid: KeyId, wraps: u64) -> Result<(), CustodyError> {
+        self.reserve_in_blocks(kid, wraps, wraps).await
+    }
+
+    async fn reserve_in_blocks(&self, kid: KeyId, wraps: u64, block: u64) -> Result<(), CustodyError> {
         if self.take(kid, wraps) {
             return Ok(());
         }
-        let block = wraps.max(BLOCK);
+        let block = wraps.max(block);
         loop {
             let doc = self.system.get(&Self::key(kid)).await?;
             let (count, expect) = match &doc {

@@ -7,3 +7,4 @@ pub mod documents;
 pub mod json;
 pub mod look;
 pub mod path;
+pub mod place;

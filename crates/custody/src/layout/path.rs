@@ -133,6 +133,13 @@ impl FieldPath {
         }
     }
 
+    /// The first segment, where it is a name, and the path inside of what it names.
+    pub(super) fn split_first(&self) -> Option<(&str, Self)> {
+        let Some((Segment::Name { name, .. }, rest)) = self.segments.split_first() else { return None };
+        let text = self.text[1..].find('/').map_or("", |at| &self.text[at + 1..]);
+        Some((name, Self { text: text.into(), segments: rest.to_vec() }))
+    }
+
     pub(super) fn segments(&self) -> &[Segment] {
         &self.segments
     }

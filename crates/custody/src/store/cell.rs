@@ -100,8 +100,22 @@ impl StoredRecord {
 pub struct Page {
     /// Possibly none, even where the scan goes on.
     pub records: Vec<StoredRecord>,
+    /// What is there and cannot be a record: named, counted, and left as it is.
+    pub odd: Vec<Odd>,
     /// Where to go on; `None` after the last page.
     pub next: Option<ScanCursor>,
+}
+
+/// Something in the place of a record that cannot be read as one: another type than the layout says, a key beyond the limit, a
+/// value that is not text. It is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Odd {
+    /// Its key as far as it can be said, abridged.
+    pub record: String,
+    /// What is wrong, in one line, without anything of a value.
+    pub what: String,
+    /// What to do about it.
+    pub hint: String,
 }
 
 /// A part of a listing of keys.
@@ -135,6 +149,8 @@ pub enum Swapped {
     Changed,
     /// The record, or the cell, is not there any more.
     Gone,
+    /// The store takes no such value for this record, for example none so long. Nothing of it was stored.
+    Refused,
 }
 
 /// A record of our own to be stored.

@@ -30,6 +30,8 @@ pub enum StoreError {
     Missing {
         /// The store, as it describes itself.
         store: String,
+        /// Who would make it, and how.
+        hint: &'static str,
     },
 
     /// No space is left. What was stored before is still there; nothing of this call is.
@@ -63,6 +65,15 @@ pub enum StoreError {
         what: String,
     },
 
+    /// It lacks a table, a column or a key that the layout of a collection names.
+    #[error("{store} is not laid out as configured: {what}")]
+    Layout {
+        /// The store, as it describes itself.
+        store: String,
+        /// All that does not fit.
+        what: String,
+    },
+
     /// A newer Keyfold wrote it. An older one does not touch it.
     #[error("{store} has schema version {found}, and this build knows versions up to {known}")]
     SchemaTooNew {
@@ -84,6 +95,17 @@ pub enum StoreError {
         /// What the driver said.
         #[source]
         source: Option<Cause>,
+    },
+
+    /// The store answers, and is set up so that what is to lie in it would not be safe.
+    #[error("{store} is not suitable: {what}")]
+    Unsuitable {
+        /// The store, as it describes itself.
+        store: String,
+        /// One line of what was found.
+        what: String,
+        /// What to change.
+        hint: &'static str,
     },
 
     /// A batch was to be stored only if none of its records is there, and one is. Nothing was written.
@@ -117,12 +139,14 @@ impl StoreError {
     #[must_use]
     pub const fn code(&self) -> Option<Code> {
         match self {
-            Self::Unavailable { .. } | Self::Missing { .. } | Self::Full { .. } | Self::Refused { .. } => {
-                Some(Code::ProviderUnavailable)
-            }
+            Self::Unavailable { .. }
+            | Self::Missing { .. }
+            | Self::Full { .. }
+            | Self::Refused { .. }
+            | Self::Unsuitable { .. } => Some(Code::ProviderUnavailable),
             Self::Corrupt { .. } | Self::Foreign { .. } => Some(Code::Malformed),
             Self::SchemaTooNew { .. } => Some(Code::UnsupportedFormat),
-            Self::Exists { .. } | Self::InvalidArgument { .. } => None,
+            Self::Exists { .. } | Self::Layout { .. } | Self::InvalidArgument { .. } => None,
         }
     }
 }
@@ -138,12 +162,13 @@ impl Hint for StoreError {
         let hint = match self {
             Self::Unavailable { retry: true, .. } => "try again; if it lasts, see which process holds the store",
             Self::Unavailable { retry: false, .. } => "check the address, and that the store runs and can be reached",
-            Self::Missing { .. } => "check the address; `keyfold init` makes a new store",
             Self::Full { .. } => "free some space; what was stored before is untouched",
             Self::Corrupt { .. } => "stop writers, copy the store away, then restore a backup or repair the copy",
             Self::Foreign { .. } => "choose another address; Keyfold changes only stores that it made",
+            Self::Layout { .. } => "correct the collection in keyfold.toml, or name another database",
             Self::SchemaTooNew { .. } => "use the newer Keyfold that wrote it",
             Self::Refused { .. } => "check the rights of the account that Keyfold uses",
+            Self::Missing { hint, .. } | Self::Unsuitable { hint, .. } => hint,
             Self::Exists { .. } => "choose another key, or say that existing records are to be skipped or replaced",
             Self::InvalidArgument { .. } => return None,
         };

@@ -12,15 +12,23 @@ mod cell;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+#[cfg(feature = "firestore")]
+pub mod firestore;
 mod name;
+pub mod postgres;
+pub mod redis;
+pub mod sql;
 pub mod sqlite;
 mod system;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 
-pub use cell::{Cell, CellValue, Inserted, KeyPage, NewRecord, OnExisting, Page, StoredRecord, Swap, Swapped};
+pub use cell::{Cell, CellValue, Inserted, KeyPage, NewRecord, Odd, OnExisting, Page, StoredRecord, Swap, Swapped};
 pub use error::{Cause, StoreError};
 pub use name::{CellName, CollectionId, NameError, Partition, RecordKey, ScanCursor};
+pub(crate) use system::Pages;
 pub use system::{ChangeMark, Doc, Expect, MAX_DOC, MAX_SYSTEM_KEY, Put, SystemStore, check_key, check_prefix};
 
 /// The most records one call of [`RecordStore::scan`] is asked for.
@@ -28,6 +36,9 @@ pub const MAX_PAGE: usize = 10_000;
 
 /// The longest cell that a store of our own keeps, in bytes (16 MiB).
 pub const MAX_CELL: usize = 16 << 20;
+
+/// The longest key of a record in our own layout, in bytes.
+pub const MAX_OWN_KEY: usize = 512;
 
 /// The one cell of a record in our own layout.
 pub const DOC_CELL: &str = "doc";
@@ -40,6 +51,32 @@ pub trait RecordStore: Send + Sync {
 
     /// The parts of a collection that can be scanned side by side. At least one; together they are the collection.
     async fn partitions(&self, collection: &CollectionId) -> Result<Vec<Partition>, StoreError>;
+
+    /// How many parts one process had best go through at once where it is alone: more where they share what the store is asked.
+    fn side_by_side(&self) -> usize {
+        2
+    }
+
+    /// How many records there are, about: for progress bars. `None` where the store cannot say cheaply.
+    async fn estimate(&self, collection: &CollectionId) -> Result<Option<u64>, StoreError> {
+        let _ = collection;
+        Ok(None)
+    }
+
+    /// What the meaning of partitions and cursors depends on, such as a cluster's slot map. A pass over the partitions saw
+    /// every record only if this was the same before and after it. Empty where nothing can change.
+    async fn topology(&self, collection: &CollectionId) -> Result<String, StoreError> {
+        let _ = collection;
+        Ok(String::new())
+    }
+
+    /// How often the store was written to: one more with every call of [`swap`](Self::swap) that was given something and
+    /// succeeded, and at least one more with whatever else stored a record of this collection. A job that finds its own writes
+    /// here and no others need not look for those of others. `None` where the store cannot say.
+    async fn writes(&self, collection: &CollectionId) -> Result<Option<u64>, StoreError> {
+        let _ = collection;
+        Ok(None)
+    }
 
     /// The records after `after`, at most `limit`, fewer where they are large.
     ///
@@ -103,4 +140,45 @@ pub fn check_limit(limit: usize) -> Result<i64, StoreError> {
         Ok(n) if (1..=MAX_PAGE).contains(&limit) => Ok(n),
         _ => Err(StoreError::invalid(format!("a page of {limit} records was asked for, 1 to {MAX_PAGE} are allowed"))),
     }
+}
+
+/// What may be stored as a document of our own.
+pub(crate) fn check_doc<'a>(key: &RecordKey, doc: &'a CellValue) -> Result<&'a str, StoreError> {
+    if doc.len() > MAX_CELL {
+        let found = doc.len();
+        return Err(StoreError::invalid(format!(
+            "the document of record `{key}` has {found} bytes, at most {MAX_CELL} are allowed"
+        )));
+    }
+    doc.as_str().ok_or_else(|| not_text(key))
+}
+
+/// Of a key that a batch names twice, the document that stays; each document as `check` gives it. In the order of first naming.
+///
+/// # Errors
+/// Those of `check`; a key that is there already where that is an error.
+pub(crate) fn distinct<'a>(
+    batch: &'a [NewRecord],
+    on_existing: OnExisting,
+    check: impl Fn(&'a NewRecord) -> Result<&'a str, StoreError>,
+) -> Result<Vec<(&'a RecordKey, &'a str)>, StoreError> {
+    let (mut docs, mut places) = (Vec::with_capacity(batch.len()), HashMap::with_capacity(batch.len()));
+    for new in batch {
+        let doc = check(new)?;
+        match (places.get(&new.key), on_existing) {
+            (None, _) => {
+                places.insert(&new.key, docs.len());
+                docs.push((&new.key, doc));
+            }
+            (Some(&place), OnExisting::Replace) => docs[place] = (&new.key, doc),
+            (Some(_), OnExisting::Skip) => {}
+            (Some(_), OnExisting::Fail) => return Err(StoreError::Exists { key: new.key.clone() }),
+        }
+    }
+    Ok(docs)
+}
+
+/// A document that is not text.
+pub(crate) fn not_text(key: &RecordKey) -> StoreError {
+    StoreError::invalid(format!("the document of record `{key}` is not UTF-8 text"))
 }

@@ -99,15 +99,30 @@ macro_rules! name {
 }
 
 name!(
-    /// What names a record inside its collection: 1 to 512 bytes of UTF-8 without NUL.
+    /// What names a record inside its collection: 1 to 8,192 bytes of UTF-8 without NUL; in our own layout at most
+    /// [`MAX_OWN_KEY`](super::MAX_OWN_KEY).
     ///
     /// Foreign keys that are not UTF-8, or made of several columns, are spelled by their layout before they get here.
     RecordKey,
     Box<str>,
     "a record key",
-    512,
+    8192,
     |b| b != 0
 );
+impl RecordKey {
+    /// A key of our own layout: at most [`MAX_OWN_KEY`](super::MAX_OWN_KEY) bytes, which every store can keep.
+    ///
+    /// # Errors
+    /// As [`RecordKey::new`].
+    pub fn own(text: impl AsRef<str>) -> Result<Self, NameError> {
+        let (found, most) = (text.as_ref().len(), super::MAX_OWN_KEY);
+        if found > most {
+            return Err(NameError::TooLong { what: "a record key", found, most });
+        }
+        Self::new(text)
+    }
+}
+
 name!(
     /// A collection's immutable id, not its display name: it is part of every sealing context.
     CollectionId,
@@ -137,7 +152,7 @@ name!(
     ScanCursor,
     Box<str>,
     "a scan cursor",
-    4096,
+    16_384,
     |b| b != 0
 );
 
@@ -146,14 +161,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_key_takes_any_text_but_nul_up_to_512_bytes() {
-        for good in ["a", "it's \"quoted\"", "100% _ \\", "new\nline", "\u{202e}rtl", "🔑", &"é".repeat(256)] {
+    fn a_record_key_takes_any_text_but_nul_up_to_8192_bytes() {
+        for good in ["a", "it's \"quoted\"", "100% _ \\", "new\nline", "\u{202e}rtl", "🔑", &"é".repeat(4096)] {
             assert_eq!(RecordKey::new(good).unwrap().as_str(), good);
         }
         assert_eq!(RecordKey::new("").unwrap_err().to_string(), "a record key is empty");
         assert_eq!(
-            RecordKey::new("x".repeat(513)).unwrap_err().to_string(),
-            "a record key has 513 bytes, at most 512 are allowed"
+            RecordKey::new("x".repeat(8193)).unwrap_err().to_string(),
+            "a record key has 8193 bytes, at most 8192 are allowed"
         );
         assert_eq!(
             RecordKey::new("a\0b").unwrap_err().to_string(),

@@ -1,9 +1,10 @@
 //! Our small documents: keyrings, tokens, sessions, grants, cursors, leases, heartbeats.
 
-use std::{fmt, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use async_trait::async_trait;
 use keyfold_core::clock::UnixTime;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{StoreError, check_limit};
 
@@ -102,6 +103,78 @@ pub trait SystemStore: Send + Sync {
     /// The same mark means that nothing changed. A notice can be false, a missing one cannot, except for expiry, which
     /// is no change: who keeps a document with an end knows its end. Take a mark first, then read, then wait.
     async fn changed(&self, prefix: &str, since: &ChangeMark, wait: Duration) -> Result<ChangeMark, StoreError>;
+}
+
+/// Everything under a prefix, page by page: for who goes through all of it and holds little.
+pub(crate) struct Pages<'a> {
+    system: &'a dyn SystemStore,
+    prefix: &'a str,
+    after: Option<String>,
+    ended: bool,
+}
+
+impl<'a> Pages<'a> {
+    /// Documents in a page.
+    const SIZE: usize = 1000;
+
+    pub(crate) const fn under(prefix: &'a str, system: &'a dyn SystemStore) -> Self {
+        Self { system, prefix, after: None, ended: false }
+    }
+
+    /// The next page; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<(String, Doc)>>, StoreError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let page = self.system.list(self.prefix, self.after.as_deref(), Self::SIZE).await?;
+        self.ended = page.len() < Self::SIZE;
+        self.after = page.last().map(|(key, _)| key.clone());
+        Ok(Some(page))
+    }
+}
+
+/// How often a store of our own or nearby is asked what other processes changed.
+pub(super) const POLL: Duration = Duration::from_millis(150);
+
+/// [`SystemStore::changed`] for a store that numbers its changes: `look` gives the number of the last one, and whether one after
+/// the given number lies under the prefix. It is asked once in each `every`, and at once when this process itself `written` something.
+pub(super) async fn wait_for_change<N, F>(
+    store: &str,
+    since: &ChangeMark,
+    wait: Duration,
+    (written, every): (&Notify, Duration),
+    look: impl Fn(N) -> F + Send,
+) -> Result<ChangeMark, StoreError>
+where
+    N: FromStr + ToString + Default + Copy + Send,
+    F: Future<Output = Result<(N, bool), StoreError>> + Send,
+{
+    let since = match since.as_store() {
+        None => None,
+        Some(text) => Some(
+            text.parse::<N>()
+                .map_err(|_| StoreError::invalid(format!("a change mark of another store was given to {store}")))?,
+        ),
+    };
+    let started = Instant::now();
+    let mut seen = since.unwrap_or_default();
+    loop {
+        // Before looking, so that a write between the look and the wait is not slept through.
+        let written = written.notified();
+        tokio::pin!(written);
+        written.as_mut().enable();
+
+        let (latest, changed) = look(seen).await?;
+        if since.is_none() || changed {
+            return Ok(ChangeMark::from_store(latest.to_string()));
+        }
+        seen = latest;
+        let left = wait.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            return Ok(ChangeMark::from_store(since.unwrap_or(latest).to_string()));
+        }
+        let _ = tokio::time::timeout(left.min(every), written).await;
+    }
 }
 
 /// Checks a document's key: 1 to 512 bytes without NUL.

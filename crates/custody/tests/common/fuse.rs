@@ -88,11 +88,15 @@ pub(crate) struct FusedStore {
     later: u64,
     /// What another process does between this one's read and its write, once.
     pub(crate) meanwhile: Mutex<Option<BoxFuture<'static, ()>>>,
+    /// How often it has yet to say that its parts lie elsewhere than before.
+    pub(crate) moves: AtomicU64,
+    /// How often it was scanned from the beginning.
+    pub(crate) scans: AtomicU64,
 }
 
 impl FusedStore {
     pub(crate) fn new(inner: SqliteStore, fuse: Fuse, later: u64) -> Self {
-        Self { inner, fuse, later, meanwhile: Mutex::new(None) }
+        Self { inner, fuse, later, meanwhile: Mutex::new(None), moves: AtomicU64::new(0), scans: AtomicU64::new(0) }
     }
 
     pub(crate) const fn fuse(&self) -> &Fuse {
@@ -111,6 +115,16 @@ impl RecordStore for FusedStore {
         self.inner.partitions(collection).await
     }
 
+    async fn topology(&self, _: &CollectionId) -> Result<String, StoreError> {
+        let next = |left: u64| Some(left.saturating_sub(1));
+        Ok(self.moves.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).unwrap().to_string())
+    }
+
+    async fn writes(&self, collection: &CollectionId) -> Result<Option<u64>, StoreError> {
+        self.fuse.read::<StoreError>()?;
+        self.inner.writes(collection).await
+    }
+
     async fn scan(
         &self,
         collection: &CollectionId,
@@ -119,6 +133,7 @@ impl RecordStore for FusedStore {
         limit: usize,
     ) -> Result<Page, StoreError> {
         self.fuse.read::<StoreError>()?;
+        self.scans.fetch_add(u64::from(after.is_none()), Ordering::SeqCst);
         self.inner.scan(collection, partition, after, limit).await
     }
 

@@ -112,6 +112,7 @@ impl Process {
         let clock: Arc<dyn Clock> = Arc::new(NOW);
         let custody = Custody {
             records: Arc::clone(&fused) as Arc<dyn OwnRecords>,
+            foreign: std::collections::HashMap::new(),
             usage: Usage::new(Arc::clone(&system)),
             system,
             keys,

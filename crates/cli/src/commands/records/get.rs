@@ -8,6 +8,7 @@ use crate::{
     folder,
     invocation::Invocation,
     output,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -25,6 +26,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
+    if let Some(remote) = Remote::of(invocation)? {
+        if args.reveal {
+            Remote::refuse(invocation, "records get --reveal")?;
+        }
+        let (collection, key) = (&*args.record.collection, &*args.record.key);
+        match &args.field {
+            Some(pointer) => output::data(remote.field(collection, key, pointer).await?.expose())?,
+            None => {
+                output::data(&remote.get(collection, key).await?)?;
+                output::line("")?;
+            }
+        }
+        return Ok(Exit::Done);
+    }
     folder::with(invocation, "records get", async |opened| {
         let (collection, key) = args.record.resolve(opened)?;
         let custody = &opened.custody;

@@ -4,18 +4,17 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     path::PathBuf,
-    sync::Arc,
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
 use keyfold_custody::{
     collection::Collection,
+    import::Import,
     layout::{
         documents::Documents,
         json::{self, Value},
         path::FieldPath,
     },
-    records::{Incoming, Intake, prepare_batch},
+    records::{Incoming, Intake},
     store::{Inserted, OnExisting, RecordKey},
 };
 use serde_json::json;
@@ -137,23 +136,9 @@ pub(crate) async fn import(
     let permit = opened.permit()?;
     let (send, batches) = mpsc::channel(2);
     let reader = std::thread::spawn(move || read(input, &key, &send));
-    let shared = Arc::new(collection.clone());
-    let prepared = stream::unfold(batches, |mut batches| async { batches.recv().await.map(|batch| (batch, batches)) })
-        .then(|batch: Vec<Incoming>| async { Ok::<_, Failure>((batch, custody.keys.sealing().await?)) })
-        .map_ok(|(batch, keyring)| {
-            let (collection, now) = (Arc::clone(&shared), custody.auditor.clock().now());
-            async move {
-                tokio::task::spawn_blocking(move || prepare_batch(keyring, &collection, batch, intake, now))
-                    .await
-                    .map_err(|error| Failure::unavailable("a sealing thread failed").caused_by(&error))?
-                    .map_err(Failure::from)
-            }
-        })
-        .try_buffered(2);
-    let mut prepared = std::pin::pin!(prepared);
     let mut done = Imported::default();
-    while let Some(batch) = prepared.next().await {
-        for inserted in custody.store_batch(&permit, collection, batch?, on_existing).await? {
+    let stored = |inserted: &[Inserted]| {
+        for inserted in inserted {
             match inserted {
                 Inserted::Created => done.created += 1,
                 Inserted::Replaced => done.replaced += 1,
@@ -161,7 +146,8 @@ pub(crate) async fn import(
             }
         }
         progress(done.created + done.replaced + done.skipped);
-    }
+    };
+    custody.import(&permit, Import { collection, intake, on_existing }, batches, stored).await?;
     // Everything that was read is stored; now it shows whether the reading itself went to the end.
     reader.join().map_err(|_| Failure::unavailable("the reading thread failed"))??;
     Ok(done)
@@ -209,7 +195,7 @@ fn incoming(number: u64, document: Zeroizing<String>, key: &Key) -> Result<Incom
         Value::Other(json::Kind::Number) => &document[id.span.clone()],
         _ => return Err(at(format!("the key at {place} is neither a string nor a number"))),
     };
-    let record = RecordKey::new(text).map_err(|error| at(error.to_string()))?;
+    let record = RecordKey::own(text).map_err(|error| at(error.to_string()))?;
     let doc = match key {
         Key::At(_) => document,
         Key::Exported => {

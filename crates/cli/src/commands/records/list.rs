@@ -8,6 +8,7 @@ use crate::{
     folder,
     invocation::Invocation,
     output,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -17,6 +18,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
+    if let Some(remote) = Remote::of(invocation)? {
+        match &args.collection {
+            Some(name) => remote.list(name, invocation.json()).await?,
+            None => {
+                let listed = remote.json("GET", "/v1/collections", None).await?;
+                for collection in listed["collections"].as_array().into_iter().flatten() {
+                    match (invocation.json(), collection["name"].as_str()) {
+                        (false, Some(name)) => output::line(&one_line(name))?,
+                        _ => output::json(collection)?,
+                    }
+                }
+            }
+        }
+        return Ok(Exit::Done);
+    }
     folder::with(invocation, "records list", async |opened| {
         let _permit: Permit<List> = opened.permit()?;
         let records = &opened.custody.records;

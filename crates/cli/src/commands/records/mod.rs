@@ -16,6 +16,7 @@ use crate::{
     failure::{Exit, Failure},
     folder::Opened,
     invocation::Invocation,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -45,8 +46,14 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
         Command::Put(args) => put::run(args, invocation).await,
         Command::Get(args) => get::run(args, invocation).await,
         Command::List(args) => list::run(args, invocation).await,
-        Command::Import(args) => import::run(args, invocation).await,
-        Command::Export(args) => export::run(args, invocation).await,
+        Command::Import(args) => {
+            Remote::refuse(invocation, "records import")?;
+            import::run(args, invocation).await
+        }
+        Command::Export(args) => {
+            Remote::refuse(invocation, "records export")?;
+            export::run(args, invocation).await
+        }
         Command::Rm(args) => rm::run(args, invocation).await,
     }
 }
@@ -55,15 +62,15 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
 #[derive(clap::Args)]
 struct RecordArgs {
     /// The collection, as keyfold.toml names it
-    collection: String,
+    pub(super) collection: String,
     /// The record's key: 1 to 512 bytes
-    key: String,
+    pub(super) key: String,
 }
 
 impl RecordArgs {
     fn resolve<'a>(&self, opened: &'a Opened) -> Result<(&'a Collection, RecordKey), Failure> {
         let collection = opened.custody.collection(&self.collection)?;
-        let key = RecordKey::new(&self.key).map_err(StoreError::from)?;
+        let key = RecordKey::own(&self.key).map_err(StoreError::from)?;
         Ok((collection, key))
     }
 }

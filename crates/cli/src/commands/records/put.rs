@@ -15,6 +15,7 @@ use crate::{
     input::{self, Wanted},
     invocation::Invocation,
     output,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -40,6 +41,18 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
         (true, None) => PutMode::Replace,
         (false, None) => PutMode::Create,
     };
+    if let Some(remote) = Remote::of(invocation)? {
+        let given = input::read(&args.source.from, Wanted::Secret).await?;
+        let (place, how) = ((&*args.record.collection, &*args.record.key), (args.replace, args.if_revision));
+        let put = remote.put(place, given.expose().trim_ascii(), how).await?;
+        let what = put["result"].as_str().unwrap_or("");
+        if invocation.json() {
+            output::json(&json!({ "collection": place.0, "key": place.1, "result": what }))?;
+        } else {
+            output::line(&format!("{what} {}/{}", place.0, place.1))?;
+        }
+        return Ok(Exit::Done);
+    }
     folder::with(invocation, "records put", async |opened| {
         let permit = opened.permit()?;
         let (collection, key) = args.record.resolve(opened)?;

@@ -6,6 +6,7 @@ use crate::{
     folder,
     invocation::Invocation,
     output,
+    remote::Remote,
 };
 
 #[derive(clap::Args)]
@@ -18,6 +19,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
+    if let Some(remote) = Remote::of(invocation)? {
+        remote.remove((&args.record.collection, &args.record.key), args.if_revision).await?;
+        if !invocation.json() {
+            output::line(&format!("removed {}/{}", args.record.collection, args.record.key))?;
+        }
+        return Ok(Exit::Done);
+    }
     folder::with(invocation, "records rm", async |opened| {
         let (collection, key) = args.record.resolve(opened)?;
         opened.custody.remove(&opened.permit()?, collection, &key, args.if_revision).await?;

@@ -15,6 +15,8 @@ pub enum Signed {
     Genesis(WriterId),
     /// A note, by its number from 1.
     Note(u64),
+    /// What retention left in a chain.
+    Cut(WriterId),
 }
 
 /// What is wrong with a note's place.
@@ -143,6 +145,9 @@ impl fmt::Display for Verdict {
             Self::BadSignature { of: Signed::Note(note) } => {
                 write!(f, "note {note} is not signed by the writer it names")
             }
+            Self::BadSignature { of: Signed::Cut(writer) } => {
+                write!(f, "events of chain {writer} were taken out, and not by this deployment")
+            }
             Self::NoteChainBroken { note, how: Broken::Malformed } => write!(f, "note {note} is malformed"),
             Self::NoteChainBroken { note, how: Broken::Link } => {
                 write!(f, "note {note} does not follow the one before: a note was removed, moved or changed")
@@ -191,6 +196,8 @@ pub struct Report {
     pub chains: u64,
     /// Notes read.
     pub notes: u64,
+    /// Events that retention took out, each chain's signed for.
+    pub pruned: u64,
     /// What is not fine.
     pub findings: Vec<Verdict>,
     /// Findings over the limit, counted and not kept.

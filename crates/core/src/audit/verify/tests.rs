@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    audit::{Action, Actor, Deployment, Event, EventId, Genesis, Note, SigningKey},
+    audit::{Action, Actor, Cut, Deployment, Event, EventId, Genesis, Note, SigningKey},
     clock::UnixTime,
 };
 
@@ -209,4 +209,59 @@ fn many_harmless_findings_do_not_hide_the_one_that_matters() {
     report.add(Verdict::Removed { writer: w(1), anchored: 1, found: None });
     report.sort();
     assert!(matches!(report.verdict(), Verdict::Removed { .. }) && report.omitted == 19_000);
+}
+
+/// As [`verify`], the first chain cut after so many events.
+fn verify_cut(log: &Log, at: usize, edit: impl FnOnce(&mut Tip) -> [u8; 32]) -> Report {
+    let key = VerifierKey::of(&deployment(), SigningKey::from_seed(&[1; 32]).unwrap().public());
+    let mut verifier = Verifier::new(key.clone());
+    for (writer, genesis, _) in &log.chains {
+        verifier.genesis(*writer, genesis);
+    }
+    log.notes.iter().for_each(|note| verifier.note(note));
+    let mut edit = Some(edit);
+    for (writer, genesis, lines) in &log.chains {
+        let mut check = verifier.chain(*writer, genesis);
+        let mut rest = &lines[..];
+        if let Some(edit) = edit.take() {
+            let mut chain = Chain::start(*writer, genesis);
+            lines[..at].iter().for_each(|line| chain.push(line));
+            let mut tip = chain.tip();
+            let signer = SigningKey::from_seed(&edit(&mut tip)).unwrap();
+            check.cut(&SignedCut::parse(&Cut { tip, time: NOW }.sign(&signer, &key)).unwrap());
+            rest = &lines[at..];
+        }
+        rest.iter().for_each(|line| check.event(line));
+        check.end();
+    }
+    verifier.finish()
+}
+
+#[test]
+fn what_retention_took_out_is_counted_and_the_rest_is_ok() {
+    for at in 1..=6 {
+        let report = verify_cut(&log(), at, |_| [1; 32]);
+        assert_eq!(report.verdict(), Verdict::Ok { events: 13 - at as u64, chains: 3 }, "{at}");
+        assert_eq!(report.pruned, at as u64);
+    }
+}
+
+#[test]
+fn p41_a_cut_that_the_deployment_did_not_sign_or_that_lies_is_named() {
+    let report = verify_cut(&log(), 6, |_| [9; 32]);
+    assert!(report.findings.contains(&Verdict::BadSignature { of: Signed::Cut(w(2)) }), "{report:?}");
+    assert!(report.findings.contains(&Verdict::Removed { writer: w(2), anchored: 6, found: Some(0) }), "{report:?}");
+    for at in [2, 6] {
+        let report = verify_cut(&log(), at, |tip| {
+            tip.head = Head([9; 32]);
+            [1; 32]
+        });
+        assert!(matches!(report.verdict(), Verdict::ChangedAt { .. }), "{at}: {report:?}");
+    }
+    // Past what anything signed for.
+    let mut log = log();
+    write(&mut log, 7, 4, &[], &[]);
+    log.chains.rotate_right(1);
+    let report = verify_cut(&log, 3, |_| [1; 32]);
+    assert_eq!(report.findings, [Verdict::Unanchored { writer: w(7), events: 4 }]);
 }

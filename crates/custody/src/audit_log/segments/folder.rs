@@ -45,13 +45,13 @@ impl Folder {
         self.0.join(format!("{writer}-{number:06}.open"))
     }
 
-    fn closed_path(&self, writer: WriterId, number: u32) -> PathBuf {
+    pub(in crate::audit_log) fn closed_path(&self, writer: WriterId, number: u32) -> PathBuf {
         self.0.join("closed").join(format!("{writer}-{number:06}.jsonl"))
     }
 
     /// Makes the folders, for their owner only.
-    pub(super) fn create(&self) -> Result<(), AuditError> {
-        let path = self.0.join("closed");
+    pub(in crate::audit_log) fn create(&self) -> Result<(), AuditError> {
+        let path = self.closed();
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|e| AuditError::io("create", path, e))
     }
 
@@ -84,8 +84,8 @@ impl Folder {
     }
 
     /// Makes renames durable.
-    pub(super) fn sync(&self) -> Result<(), AuditError> {
-        for path in [self.0.clone(), self.0.join("closed")] {
+    pub(in crate::audit_log) fn sync(&self) -> Result<(), AuditError> {
+        for path in [self.0.clone(), self.closed()] {
             File::open(&path).and_then(|dir| dir.sync_all()).map_err(|e| AuditError::io("flush", path, e))?;
         }
         Ok(())
@@ -101,7 +101,19 @@ impl Folder {
     /// Every segment; where one was seen both before and after its move, as finished.
     pub(in crate::audit_log) fn segments(&self) -> Result<BTreeMap<WriterId, Numbered>, AuditError> {
         let mut found = self.open_segments()?;
-        list(&self.0.join("closed"), ".jsonl", &mut found)?;
+        list(&self.closed(), ".jsonl", &mut found)?;
+        Ok(found)
+    }
+
+    /// Where the finished segments lie.
+    pub(in crate::audit_log) fn closed(&self) -> PathBuf {
+        self.0.join("closed")
+    }
+
+    /// The finished segments.
+    pub(in crate::audit_log) fn closed_segments(&self) -> Result<BTreeMap<WriterId, Numbered>, AuditError> {
+        let mut found = BTreeMap::new();
+        list(&self.closed(), ".jsonl", &mut found)?;
         Ok(found)
     }
 
@@ -130,7 +142,7 @@ impl Folder {
 }
 
 /// Files that only their owner can read.
-pub(super) fn owner_only() -> OpenOptions {
+pub(in crate::audit_log) fn owner_only() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(0o600);
     options

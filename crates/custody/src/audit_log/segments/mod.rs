@@ -6,17 +6,18 @@
 
 use std::{path::Path, sync::Arc, thread};
 
-use async_trait::async_trait;
 use keyfold_core::{
-    audit::{Deployment, Event, SigningKey},
+    audit::{Deployment, SigningKey},
     clock::Clock,
     id::WriterId,
 };
-use tokio::sync::{mpsc, oneshot};
-use zeroize::Zeroizing;
+use tokio::sync::mpsc;
 
-use self::writer::{Batch, Identity, Writer};
-use super::{AuditError, AuditSink, Durable};
+use self::writer::{Identity, Writer};
+use super::{
+    AuditError, process_start,
+    queued::{Ask, Group, Queued},
+};
 
 mod dead;
 mod file;
@@ -29,24 +30,10 @@ mod writer;
 
 /// A segment's size before the next begins.
 const ROLL_AT: u64 = 64 << 20;
-/// How many requests wait in the queue, and how many of them share a flush.
-const QUEUE: usize = 1024;
 
-type Answer = oneshot::Sender<Result<(), AuditError>>;
-
-enum Ask {
-    Append(Batch, Answer),
-    Checkpoint { generation: u64, close: bool, answer: Answer },
-}
-
-/// A writer of the audit folder. Nothing is created before the first event.
-///
-/// Dropping it without [`AuditSink::close`] leaves the chain unanchored, as a crash would, until another process writes.
+/// The audit folder as a place to write to.
 #[derive(Debug)]
-pub struct Segments {
-    asks: mpsc::Sender<Ask>,
-    writer: WriterId,
-}
+pub struct Segments;
 
 impl Segments {
     /// A writer in `dir`, signed for by the deployment's audit key. `random` is the writer's id (16 bytes) and the seed
@@ -60,7 +47,7 @@ impl Segments {
         signing_seed: &[u8; 32],
         random: [u8; 48],
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, AuditError> {
+    ) -> Result<Queued, AuditError> {
         Self::open_rolling_at(ROLL_AT, (dir, deployment), signing_seed, random, clock)
     }
 
@@ -74,91 +61,36 @@ impl Segments {
         signing_seed: &[u8; 32],
         random: [u8; 48],
         clock: Arc<dyn Clock>,
-    ) -> Result<Self, AuditError> {
-        let random = Zeroizing::new(random);
-        let (mut id, mut seed) = ([0; 16], Zeroizing::new([0; 32]));
-        id.copy_from_slice(&random[..16]);
-        seed.copy_from_slice(&random[16..]);
-        let writer = WriterId(id);
+    ) -> Result<Queued, AuditError> {
+        let (writer, own) = process_start(random)?;
         let who = Identity {
             folder: folder::Folder::new(dir),
             deployment: Deployment::new(deployment)?,
             root: SigningKey::from_seed(signing_seed)?,
-            own: SigningKey::from_seed(&seed)?,
+            own,
             writer,
             clock,
             roll_at,
         };
-        let (asks, queue) = mpsc::channel(QUEUE);
+        let (asks, queue) = Queued::new(writer);
         thread::Builder::new()
             .name("audit".into())
             .spawn(move || serve(Writer::new(who), queue))
             .map_err(|e| AuditError::io("start a thread for", dir, e))?;
-        Ok(Self { asks, writer })
-    }
-
-    /// This writer's id, as it stands in the names of its files.
-    #[must_use]
-    pub const fn writer(&self) -> WriterId {
-        self.writer
-    }
-
-    async fn ask(&self, ask: impl FnOnce(Answer) -> Ask) -> Result<(), AuditError> {
-        let (answer, answered) = oneshot::channel();
-        let stopped = || AuditError::Stopped { source: None };
-        self.asks.send(ask(answer)).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        Ok(asks)
     }
 }
 
-/// The thread: groups appends until something else is asked for, in the order of asking.
-fn serve(mut writer: Writer, mut queue: mpsc::Receiver<Ask>) {
+/// The thread.
+fn serve(mut writer: Writer, mut queue: mpsc::UnboundedReceiver<Ask>) {
     while let Some(first) = queue.blocking_recv() {
-        let (mut batches, mut answers) = (Vec::new(), Vec::new());
-        let mut next = Some(first);
-        let mut other = None;
-        while let Some(ask) = next {
-            match ask {
-                Ask::Append(batch, answer) => {
-                    batches.push(batch);
-                    answers.push(answer);
-                }
-                Ask::Checkpoint { .. } => {
-                    other = Some(ask);
-                    break;
-                }
-            }
-            next = if batches.len() < QUEUE { queue.try_recv().ok() } else { None };
+        let mut group = Group::of(first, &mut queue);
+        if !group.batches.is_empty() {
+            let results = writer.group(std::mem::take(&mut group.batches));
+            group.answer(results);
         }
-        if !batches.is_empty() {
-            for (answer, result) in answers.into_iter().zip(writer.group(batches)) {
-                // Nobody waits where the caller was cancelled; the events are in the log all the same.
-                let _ = answer.send(result);
-            }
-        }
-        if let Some(Ask::Checkpoint { generation, close, answer }) = other {
+        if let Some((generation, close, answer)) = group.checkpoint {
             let _ = answer.send(writer.checkpoint(generation, close));
         }
-    }
-}
-
-#[async_trait]
-impl AuditSink for Segments {
-    async fn append(&self, batch: &[Event]) -> Result<Durable, AuditError> {
-        let batch = Batch { events: batch.to_vec(), intent: true };
-        self.ask(|answer| Ask::Append(batch, answer)).await.map(|()| Durable(()))
-    }
-
-    async fn append_outcome(&self, batch: &[Event]) -> Result<(), AuditError> {
-        let batch = Batch { events: batch.to_vec(), intent: false };
-        self.ask(|answer| Ask::Append(batch, answer)).await
-    }
-
-    async fn checkpoint(&self, generation: u64) -> Result<(), AuditError> {
-        self.ask(|answer| Ask::Checkpoint { generation, close: false, answer }).await
-    }
-
-    async fn close(&self, generation: u64) -> Result<(), AuditError> {
-        self.ask(|answer| Ask::Checkpoint { generation, close: true, answer }).await
     }
 }

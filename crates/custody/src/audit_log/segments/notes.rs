@@ -24,7 +24,7 @@ const WINDOW: u64 = 16 * 1024;
 
 /// The notes, held by this process alone.
 #[derive(Debug)]
-pub(super) struct Notes {
+pub(in crate::audit_log) struct Notes {
     file: File,
     path: PathBuf,
     len: u64,
@@ -34,7 +34,7 @@ pub(super) struct Notes {
 
 impl Notes {
     /// Waits for the lock, reads the last note, and cuts off what a crash left after it.
-    pub(super) fn lock(folder: &Folder) -> Result<Self, AuditError> {
+    pub(in crate::audit_log) fn lock(folder: &Folder) -> Result<Self, AuditError> {
         let lock = take_lock(folder.lock())?;
         let path = folder.notes();
         let failed = |what| move |e| AuditError::io(what, folder.notes(), e);
@@ -118,7 +118,7 @@ fn text(bytes: &[u8]) -> Option<String> {
 }
 
 /// Where the last whole note in `bytes` ends, after its empty line.
-fn frame_end(bytes: &[u8]) -> Option<usize> {
+pub(in crate::audit_log) fn frame_end(bytes: &[u8]) -> Option<usize> {
     memchr::memmem::rfind_iter(bytes, b"\n\n").find_map(|at| {
         let line = memchr::memrchr(b'\n', &bytes[..at]).map_or(0, |newline| newline + 1);
         bytes[line..].starts_with("— ".as_bytes()).then_some(at + 2)

@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -6,7 +7,7 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::{Report, Verdict, VerifierKey},
+    audit::{Event, Report, Verdict, VerifierKey},
     clock::UnixTime,
     error::{Code, Hint as _},
 };
@@ -14,8 +15,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::audit_log::{
-    AuditLog,
+    AuditLog, AuditSink, Pruned, Pruner,
     conformance::{Bench, event, suite},
+    follow::{Follower, Source, not_copied},
 };
 
 const SEED: [u8; 32] = [1; 32];
@@ -34,11 +36,11 @@ impl Bed {
         self.dir.path().join("audit")
     }
 
-    fn writer(&self) -> Segments {
+    fn writer(&self) -> Queued {
         self.rolling_at(ROLL_AT)
     }
 
-    fn rolling_at(&self, roll_at: u64) -> Segments {
+    fn rolling_at(&self, roll_at: u64) -> Queued {
         let random = [self.next.fetch_add(1, Ordering::Relaxed); 48];
         let clock = Arc::new(UnixTime(1_800_000_000));
         Segments::open_rolling_at(roll_at, (&self.path(), "d"), &SEED, random, clock).unwrap()
@@ -95,11 +97,12 @@ impl Bench for Bed {
 
     fn stored(&self) -> Vec<Event> {
         let mut events = Vec::new();
-        let each = |entry: &crate::audit_log::Entry| {
+        let each = async |entry: &crate::audit_log::Entry| {
             events.extend(entry.event.clone());
             true
         };
-        AuditLog::at(&self.path()).export(each).unwrap();
+        // Files are read without ever waiting for anything.
+        futures::FutureExt::now_or_never(AuditLog::at(&self.path()).export(each)).unwrap().unwrap();
         events
     }
 }
@@ -398,4 +401,138 @@ async fn p18_the_last_checkpoint_tells_the_generation_to_who_holds_the_deploymen
     let notes = fs::read_to_string(bed.path().join("notes")).unwrap();
     fs::write(bed.path().join("notes"), notes.replace("\n7\n", "\n9\n")).unwrap();
     assert_eq!(log.last_checkpoint().unwrap().unwrap().generation(&key(1)), None);
+}
+
+fn keys() -> (SigningKey, VerifierKey) {
+    let key = SigningKey::from_seed(&SEED).unwrap();
+    let of = VerifierKey::of(&Deployment::new("d").unwrap(), key.public());
+    (key, of)
+}
+
+fn prune(bed: &Bed, before: u64) -> Result<Pruned, AuditError> {
+    let (key, of) = keys();
+    Pruner { key: &key, of: &of }.prune(&bed.path(), (UnixTime(before), UnixTime(1_900_000_000)), |_, _| false)
+}
+
+#[tokio::test]
+async fn retention_takes_old_events_out_and_the_log_still_proves_the_rest() {
+    let bed = Bed::new();
+    bed.run(0..3).await;
+    // One that is being written: its finished segments can go, what is open stays.
+    let live = bed.rolling_at(600);
+    for n in 3..40 {
+        let _proof = live.append(&[event(n)]).await.unwrap();
+    }
+    live.checkpoint(1).await.unwrap();
+    assert!(bed.files(".jsonl").len() > 5);
+    assert_eq!(prune(&bed, 1_800_000_000).unwrap(), Pruned::default(), "nothing is that old");
+    let pruned = prune(&bed, 1_800_000_020).unwrap();
+    assert_eq!(pruned.chains, 2);
+    // Whole segments, of up to four events: the last of them may hold one that is too young.
+    assert!((17..=20).contains(&pruned.events), "{pruned:?}");
+    let report = bed.report();
+    assert_eq!(report.verdict(), Verdict::Ok { events: 40 - pruned.events, chains: 2 });
+    assert_eq!(report.pruned, pruned.events);
+    assert_eq!(prune(&bed, 1_800_000_020).unwrap(), Pruned::default());
+    // Further, twice over the same chain, and once it has ended to its end.
+    let more = prune(&bed, 1_800_000_030).unwrap();
+    assert_eq!((more.chains, bed.report().verdict().as_str()), (1, "ok"));
+    live.close(1).await.unwrap();
+    prune(&bed, 1_900_000_000).unwrap();
+    assert_eq!(bed.report().verdict(), Verdict::Ok { events: 0, chains: 2 });
+    assert_eq!(bed.report().pruned, 40);
+    assert_eq!(bed.files(".jsonl").len(), 2);
+    bed.run(40..41).await;
+    assert_eq!(bed.verdict(), Verdict::Ok { events: 1, chains: 3 });
+}
+
+#[tokio::test]
+async fn retention_that_was_killed_half_way_is_ended_by_the_next_run() {
+    let bed = Bed::new();
+    let sink = bed.rolling_at(600);
+    for n in 0..20 {
+        let _proof = sink.append(&[event(n)]).await.unwrap();
+    }
+    sink.close(1).await.unwrap();
+    let before: Vec<_> = bed.files(".jsonl").into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    prune(&bed, 1_800_000_015).unwrap();
+    let after = bed.files(".jsonl");
+    // Its cut is in place, and what the cut stands for is still there, but for the first of it.
+    for (path, bytes) in before.iter().skip(2).filter(|(path, _)| !after.contains(path)) {
+        fs::write(path, bytes).unwrap();
+    }
+    assert_eq!(bed.verdict().as_str(), "ok");
+    assert_eq!(prune(&bed, 1_800_000_015).unwrap(), Pruned::default());
+    assert_eq!(bed.files(".jsonl"), after);
+}
+
+#[tokio::test]
+async fn p41_retention_does_not_cover_tampering_up() {
+    let bed = Bed::new();
+    bed.run(0..3).await;
+    bed.run(3..5).await;
+    let path = &bed.files(".jsonl")[0];
+    let text = fs::read_to_string(path).unwrap().replace("local:1000", "local:1001");
+    fs::write(path, text).unwrap();
+    assert!(matches!(prune(&bed, 1_900_000_000), Err(AuditError::Tampered { .. })));
+    assert_eq!(bed.files(".jsonl").len(), 2);
+    // And whoever has no audit key takes nothing out unseen.
+    let bed = Bed::new();
+    bed.run(0..3).await;
+    let stranger = SigningKey::from_seed(&[9; 32]).unwrap();
+    let (_, of) = keys();
+    let range = (UnixTime(1_900_000_000), UnixTime(1_900_000_000));
+    Pruner { key: &stranger, of: &of }.prune(&bed.path(), range, |_, _| false).unwrap();
+    assert!(bed.report().findings.iter().any(|finding| finding.as_str() == "bad_signature"));
+    assert_eq!(bed.verdict().as_str(), "removed");
+}
+
+/// What a follower brings until it has everything.
+fn follow(follower: &mut Follower) -> HashMap<Source, Vec<u8>> {
+    let mut all: HashMap<Source, Vec<u8>> = HashMap::new();
+    loop {
+        let chunks = follower.look().unwrap();
+        if chunks.is_empty() {
+            return all;
+        }
+        for chunk in chunks {
+            follower.taken(&chunk).unwrap();
+            all.entry(chunk.source).or_default().extend(chunk.bytes);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_follower_brings_every_line_once_in_order_and_goes_on_where_it_was() {
+    let bed = Bed::new();
+    bed.run(0..3).await;
+    let live = bed.rolling_at(600);
+    for n in 3..20 {
+        let _proof = live.append(&[event(n)]).await.unwrap();
+    }
+    let mut follower = Follower::open(&bed.path(), "copy").unwrap().unwrap();
+    assert!(Follower::open(&bed.path(), "copy").unwrap().is_none(), "one at a time");
+    let mut first = follow(&mut follower);
+    assert_eq!(follower.behind().unwrap(), 0);
+    drop(follower);
+    for n in 20..40 {
+        let _proof = live.append(&[event(n)]).await.unwrap();
+    }
+    live.close(1).await.unwrap();
+    let missing = not_copied(&bed.path(), "copy").unwrap();
+    assert!(missing(live.writer(), 9) && !missing(live.writer(), 0));
+    let mut follower = Follower::open(&bed.path(), "copy").unwrap().unwrap();
+    assert!(follower.behind().unwrap() > 0);
+    for (source, bytes) in follow(&mut follower) {
+        first.entry(source).or_default().extend(bytes);
+    }
+    assert_eq!(first[&Source::Notes], fs::read(bed.path().join("notes")).unwrap());
+    for path in bed.files(".jsonl") {
+        let name = path.file_stem().unwrap().to_str().unwrap().split_once('-').unwrap();
+        let source = Source::Segment(name.0.parse().unwrap(), name.1.parse().unwrap());
+        assert_eq!(first[&source], fs::read(&path).unwrap(), "{path:?}");
+    }
+    // Retention and its cuts bring nothing anew.
+    prune(&bed, 1_900_000_000).unwrap();
+    assert!(follower.look().unwrap().is_empty());
 }

@@ -17,13 +17,7 @@ use super::{
     folder::Folder,
     notes::{Notes, peek},
 };
-use crate::audit_log::AuditError;
-
-/// Events that came in together, and whether somebody waits for them to be durable.
-pub(super) struct Batch {
-    pub(super) events: Vec<Event>,
-    pub(super) intent: bool,
-}
+use crate::audit_log::{AuditError, queued::Batch};
 
 /// What a writer is and where it writes.
 pub(super) struct Identity {

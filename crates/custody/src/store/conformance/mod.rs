@@ -5,15 +5,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken promise is a panic here")]
 
+mod bench;
 pub mod own_records;
 pub mod records;
 pub mod system;
 
 use std::sync::Arc;
 
-use super::{
-    CellName, CellValue, CollectionId, DOC_CELL, Inserted, NewRecord, OnExisting, OwnRecords, RecordKey, Swap,
-};
+pub use self::bench::Bench;
+use super::{CellName, CellValue, CollectionId, DOC_CELL, Inserted, NewRecord, OnExisting, OwnRecords, RecordKey};
 
 /// A store that several tasks use at once.
 pub type Shared = Arc<dyn OwnRecords>;
@@ -93,9 +93,9 @@ pub(crate) fn new(key: &RecordKey, doc: &str) -> NewRecord {
     NewRecord { key: key.clone(), doc: CellValue::text(doc.into()) }
 }
 
-pub(crate) fn swap(key: &RecordKey, old: &str, new: &str) -> Swap {
+pub(crate) fn swap(key: &RecordKey, old: &str, new: &str) -> super::Swap {
     let (old, new) = (CellValue::text(old.into()), CellValue::text(new.into()));
-    Swap { key: key.clone(), cell: doc_cell(), old, new }
+    super::Swap { key: key.clone(), cell: doc_cell(), old, new }
 }
 
 /// Stores records that were not there.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Shared, collection, doc, hostile_keys, key, new, seed};
-use crate::store::{CellValue, Inserted, NewRecord, OnExisting, RecordKey, StoreError};
+use super::{Shared, collection, doc, hostile_keys, key, new, seed, swap};
+use crate::store::{CellValue, CollectionId, Inserted, NewRecord, OnExisting, RecordKey, StoreError, Swapped};
 
 /// All of the checks.
 pub async fn run_all(store: &Shared) {
@@ -15,6 +15,43 @@ pub async fn run_all(store: &Shared) {
     collections_are_listed_and_kept_apart(store).await;
     of_racing_inserts_exactly_one_creates(store).await;
     what_cannot_be_stored_is_refused_before_anything_is(store).await;
+    where_writes_are_counted_a_swap_is_one_and_nothing_goes_uncounted(store).await;
+}
+
+/// A job finds by this count that it was alone.
+pub async fn where_writes_are_counted_a_swap_is_one_and_nothing_goes_uncounted(store: &Shared) {
+    let (c, a, b) = (collection("counted"), key("a"), key("b"));
+    seed(&**store, &c, &[(&a, "1"), (&b, "1")]).await;
+    let writes = async || store.writes(&c).await.unwrap();
+    let Some(mut before) = writes().await else { return };
+    let mut grown = async |least: u64, most: u64| {
+        let now = writes().await.unwrap();
+        assert!((least..=most).contains(&(now - before)), "{before} became {now}");
+        before = now;
+    };
+    for (batch, done) in [
+        (vec![swap(&a, "1", "2"), swap(&b, "1", "2")], [Swapped::Done, Swapped::Done]),
+        // One of them, then both, were changed by somebody else.
+        (vec![swap(&a, "1", "3"), swap(&b, "2", "3")], [Swapped::Changed, Swapped::Done]),
+        (vec![swap(&a, "1", "3"), swap(&b, "1", "3")], [Swapped::Changed, Swapped::Changed]),
+    ] {
+        assert_eq!(store.swap(&c, batch).await.unwrap(), done);
+        grown(1, 1).await;
+    }
+    assert!(store.swap(&c, Vec::new()).await.unwrap().is_empty());
+    scan_once(store, &c).await;
+    grown(0, 0).await;
+    store.insert(&c, vec![new(&a, "4")], OnExisting::Replace).await.unwrap();
+    grown(1, u64::MAX).await;
+    assert!(store.remove(&c, &b, None).await.unwrap());
+    seed(&**store, &c, &[(&b, "5")]).await;
+    grown(1, u64::MAX).await;
+}
+
+async fn scan_once(store: &Shared, c: &CollectionId) {
+    for partition in store.partitions(c).await.unwrap() {
+        store.scan(c, &partition, None, 10).await.unwrap();
+    }
 }
 
 /// The three ways to meet a record that is there.

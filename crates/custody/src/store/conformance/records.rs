@@ -2,41 +2,77 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Shared, collection, doc, doc_cell, hostile_keys, key, seed, swap};
+use super::{
+    Bench, Shared,
+    bench::{On, Own},
+    collection, hostile_keys,
+};
 use crate::store::{
     CellName, CellValue, CollectionId, MAX_PAGE, Partition, RecordKey, RecordStore, StoreError, Swap, Swapped,
 };
 
-/// All of the checks.
+/// All of the checks, on records of our own.
 pub async fn run_all(store: &Shared) {
-    it_describes_itself(&**store);
-    reading_what_is_not_there_gives_none(store).await;
-    a_swap_is_judged_on_the_very_value_that_was_read(store).await;
-    swaps_of_a_batch_are_judged_by_themselves_and_in_order(store).await;
-    an_old_value_that_differs_in_one_byte_does_not_match(store).await;
-    large_batches_swap_with_and_without_misses(store).await;
-    every_key_is_stored_as_it_is(store).await;
-    empty_and_large_values_are_stored_as_they_are(store).await;
-    a_scan_visits_every_record_once_in_pages(store).await;
-    a_scan_ends_its_pages_early_where_records_are_large(store).await;
-    a_scan_beside_writers_visits_what_stays(store).await;
-    of_racing_writers_exactly_one_wins_each_round(store).await;
-    p14_a_writer_between_read_and_swap_wins(store).await;
-    what_no_store_does_is_an_invalid_argument(store).await;
+    run_on(&(Arc::new(Own(Arc::clone(store))) as Arc<dyn Bench>)).await;
 }
 
+/// All of the checks.
+pub async fn run_on(bench: &Arc<dyn Bench>) {
+    it_describes_itself(bench.store());
+    reading_what_is_not_there_gives_none(bench).await;
+    a_swap_is_judged_on_the_very_value_that_was_read(bench).await;
+    swaps_of_a_batch_are_judged_by_themselves_and_in_order(bench).await;
+    an_old_value_that_differs_in_one_byte_does_not_match(bench).await;
+    large_batches_swap_with_and_without_misses(bench).await;
+    every_key_is_stored_as_it_is(bench).await;
+    empty_and_large_values_are_stored_as_they_are(bench).await;
+    a_scan_visits_every_record_once_in_pages(bench).await;
+    a_scan_ends_its_pages_early_where_records_are_large(bench).await;
+    a_scan_beside_writers_visits_what_stays(bench).await;
+    of_racing_writers_exactly_one_wins_each_round(bench).await;
+    p14_a_writer_between_read_and_swap_wins(bench).await;
+    what_no_store_does_is_an_invalid_argument(bench).await;
+}
+
+/// The collections that the checks use, for stores that must be told of them first.
+#[must_use]
+pub fn collections() -> Vec<CollectionId> {
+    let batches = BATCHES.map(|size| format!("batch-of-{size}"));
+    let others = [
+        "nothing",
+        "swap",
+        "other",
+        "batch",
+        "bytes",
+        "keys",
+        "values",
+        "pages",
+        "large-pages",
+        "beside",
+        "race",
+        "p14",
+        "invalid",
+    ];
+    others.into_iter().chain(batches.iter().map(String::as_str)).map(collection).collect()
+}
+
+/// Sizes around any number of rows that a statement could take.
+const BATCHES: [usize; 5] = [1, 31, 32, 33, 500];
+
 /// Every record of a collection, by key, and how often each was visited.
-pub async fn scan_all(store: &dyn RecordStore, c: &CollectionId, limit: usize) -> HashMap<RecordKey, (String, usize)> {
+async fn scan_all(on: &On, limit: usize) -> HashMap<RecordKey, (String, usize)> {
     let mut seen: HashMap<RecordKey, (String, usize)> = HashMap::new();
-    for partition in store.partitions(c).await.unwrap() {
+    for partition in on.store().partitions(&on.c).await.unwrap() {
         let mut after = None;
         loop {
-            let page = store.scan(c, &partition, after.as_ref(), limit).await.unwrap();
+            let page = on.store().scan(&on.c, &partition, after.as_ref(), limit).await.unwrap();
             assert!(page.records.len() <= limit, "a page is never larger than was asked for");
             for record in page.records {
-                let doc = record.cell(&doc_cell()).unwrap().as_str().unwrap().to_owned();
+                // What was removed meanwhile may have no cell any more.
+                let Some(held) = record.cell(&on.bench.cell()) else { continue };
+                let held = held.as_str().unwrap().to_owned();
                 let entry = seen.entry(record.key).or_default();
-                *entry = (doc, entry.1 + 1);
+                *entry = (held, entry.1 + 1);
             }
             // A cursor survives being written down.
             let text = page.next.map(|cursor| serde_json::to_string(&cursor).unwrap());
@@ -54,159 +90,164 @@ pub fn it_describes_itself(store: &dyn RecordStore) {
     assert!(!store.describe().is_empty());
 }
 
-/// Neither an unknown key nor an unknown collection of ours is an error.
-pub async fn reading_what_is_not_there_gives_none(store: &Shared) {
-    let c = collection("nothing");
-    assert!(store.read(&c, &key("a")).await.unwrap().is_none());
-    assert!(scan_all(&**store, &c, 10).await.is_empty());
+/// Neither an unknown key nor a collection without records is an error.
+pub async fn reading_what_is_not_there_gives_none(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "nothing");
+    assert!(on.held(&on.key("a")).await.is_none());
+    assert!(scan_all(&on, 10).await.is_empty());
 }
 
 /// Done, Changed and Gone mean what they say, and the revision grows.
-pub async fn a_swap_is_judged_on_the_very_value_that_was_read(store: &Shared) {
-    let (c, a) = (collection("swap"), key("a"));
-    seed(&**store, &c, &[(&a, "one")]).await;
-    let before = store.read(&c, &a).await.unwrap().unwrap().revision;
-    assert_eq!(store.swap(&c, vec![swap(&a, "one", "two")]).await.unwrap(), [Swapped::Done]);
-    assert_eq!(store.swap(&c, vec![swap(&a, "one", "three")]).await.unwrap(), [Swapped::Changed]);
-    assert_eq!(store.swap(&c, vec![swap(&key("b"), "one", "two")]).await.unwrap(), [Swapped::Gone]);
-    assert!(doc(&**store, &c, &key("b")).await.is_none(), "a swap never creates");
-    assert_eq!(store.swap(&collection("other"), vec![swap(&a, "two", "x")]).await.unwrap(), [Swapped::Gone]);
-    assert_eq!(doc(&**store, &c, &a).await.unwrap(), "two");
-    assert!(store.read(&c, &a).await.unwrap().unwrap().revision > before);
-    assert!(store.swap(&c, Vec::new()).await.unwrap().is_empty());
+pub async fn a_swap_is_judged_on_the_very_value_that_was_read(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "swap");
+    let a = on.key("a");
+    on.seed(&[(&a, "one")]).await;
+    let before = on.store().read(&on.c, &a).await.unwrap().unwrap().revision;
+    assert_eq!(on.swap(&a, "one", "two").await, Swapped::Done);
+    assert_eq!(on.swap(&a, "one", "three").await, Swapped::Changed);
+    assert_eq!(on.swap(&on.key("b"), "one", "two").await, Swapped::Gone);
+    assert!(on.held(&on.key("b")).await.is_none(), "a swap never creates");
+    assert_eq!(On::new(bench, "other").swap(&a, "two", "x").await, Swapped::Gone);
+    assert_eq!(on.held(&a).await.unwrap(), "two");
+    if bench.counts_changes() {
+        assert!(on.store().read(&on.c, &a).await.unwrap().unwrap().revision > before);
+    }
+    assert!(on.swap_all(Vec::new()).await.is_empty());
 }
 
 /// A miss keeps nothing else from being stored, and later swaps see what earlier ones stored.
-pub async fn swaps_of_a_batch_are_judged_by_themselves_and_in_order(store: &Shared) {
-    let (c, a, b) = (collection("batch"), key("a"), key("b"));
-    seed(&**store, &c, &[(&a, "1"), (&b, "1")]).await;
+pub async fn swaps_of_a_batch_are_judged_by_themselves_and_in_order(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "batch");
+    let (a, b) = (on.key("a"), on.key("b"));
+    on.seed(&[(&a, "1"), (&b, "1")]).await;
     let batch = vec![
-        swap(&a, "1", "2"),
-        swap(&key("none"), "1", "2"),
-        swap(&b, "0", "2"),
-        swap(&a, "2", "3"),
-        swap(&a, "1", "9"),
-        swap(&b, "1", "1"),
+        on.swap_of(&a, "1", "2"),
+        on.swap_of(&on.key("none"), "1", "2"),
+        on.swap_of(&b, "0", "2"),
+        on.swap_of(&a, "2", "3"),
+        on.swap_of(&a, "1", "9"),
+        on.swap_of(&b, "1", "1"),
     ];
     use Swapped::{Changed, Done, Gone};
-    assert_eq!(store.swap(&c, batch).await.unwrap(), [Done, Gone, Changed, Done, Changed, Done]);
-    assert_eq!(doc(&**store, &c, &a).await.unwrap(), "3");
-    assert_eq!(doc(&**store, &c, &b).await.unwrap(), "1");
+    assert_eq!(on.swap_all(batch).await, [Done, Gone, Changed, Done, Changed, Done]);
+    assert_eq!(on.held(&a).await.unwrap(), "3");
+    assert_eq!(on.held(&b).await.unwrap(), "1");
 }
 
 /// Comparison is of bytes: no case, no trailing space, no normalization, no number.
-pub async fn an_old_value_that_differs_in_one_byte_does_not_match(store: &Shared) {
-    let (c, a) = (collection("bytes"), key("a"));
+pub async fn an_old_value_that_differs_in_one_byte_does_not_match(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "bytes");
+    let a = on.key("a");
     let stored = "{\"a\": \"é1.0\"}";
-    seed(&**store, &c, &[(&a, stored)]).await;
+    on.seed(&[(&a, stored)]).await;
     for old in ["{\"a\": \"É1.0\"}", "{\"a\": \"é1.0\"} ", "{\"a\":\"é1.0\"}", "{\"a\": \"e\u{301}1.0\"}", ""] {
-        assert_eq!(store.swap(&c, vec![swap(&a, old, "x")]).await.unwrap(), [Swapped::Changed], "{old}");
+        assert_eq!(on.swap(&a, old, "x").await, Swapped::Changed, "{old}");
     }
-    assert_eq!(store.swap(&c, vec![swap(&a, stored, "x")]).await.unwrap(), [Swapped::Done]);
+    assert_eq!(on.swap(&a, stored, "x").await, Swapped::Done);
 }
 
-/// Sizes around any number of rows that a statement could take.
-pub async fn large_batches_swap_with_and_without_misses(store: &Shared) {
-    for size in [1, 31, 32, 33, 500] {
-        let c = collection(&format!("batch-of-{size}"));
-        let keys: Vec<_> = (0..size).map(|n| key(&format!("k{n:04}"))).collect();
-        seed(&**store, &c, &keys.iter().map(|k| (k, "old")).collect::<Vec<_>>()).await;
-        let all = |old: &str, to: &str| keys.iter().map(|k| swap(k, old, to)).collect::<Vec<_>>();
-        assert_eq!(store.swap(&c, all("old", "mid")).await.unwrap(), vec![Swapped::Done; size]);
+/// One that misses does not take the others with it.
+pub async fn large_batches_swap_with_and_without_misses(bench: &Arc<dyn Bench>) {
+    for size in BATCHES {
+        let on = On::new(bench, &format!("batch-of-{size}"));
+        let keys: Vec<_> = (0..size).map(|n| on.key(&format!("k{n:04}"))).collect();
+        on.seed(&keys.iter().map(|k| (k, "old")).collect::<Vec<_>>()).await;
+        let all = |old: &str, to: &str| keys.iter().map(|k| on.swap_of(k, old, to)).collect::<Vec<_>>();
+        assert_eq!(on.swap_all(all("old", "mid")).await, vec![Swapped::Done; size]);
         let last = size - 1;
-        assert_eq!(store.swap(&c, vec![swap(&keys[last], "mid", "theirs")]).await.unwrap(), [Swapped::Done]);
-        let results = store.swap(&c, all("mid", "new")).await.unwrap();
+        assert_eq!(on.swap(&keys[last], "mid", "theirs").await, Swapped::Done);
+        let results = on.swap_all(all("mid", "new")).await;
         for (n, result) in results.iter().enumerate() {
             assert_eq!(*result, if n == last { Swapped::Changed } else { Swapped::Done }, "{n} of {size}");
         }
-        assert_eq!(doc(&**store, &c, &keys[last]).await.unwrap(), "theirs");
-        let new = scan_all(&**store, &c, 100).await.values().filter(|(doc, _)| doc == "new").count();
+        assert_eq!(on.held(&keys[last]).await.unwrap(), "theirs");
+        let new = scan_all(&on, 100).await.values().filter(|(held, _)| held == "new").count();
         assert_eq!(new, last);
     }
 }
 
 /// Keys come back byte for byte, and none stands for another.
-pub async fn every_key_is_stored_as_it_is(store: &Shared) {
-    let c = collection("keys");
-    let keys = hostile_keys();
-    let docs: Vec<String> = (0..keys.len()).map(|n| format!("doc {n}")).collect();
-    seed(&**store, &c, &keys.iter().zip(&docs).map(|(k, d)| (k, d.as_str())).collect::<Vec<_>>()).await;
-    for (k, d) in keys.iter().zip(&docs) {
-        assert_eq!(doc(&**store, &c, k).await.as_ref(), Some(d), "{k:?}");
-        let changed = format!("{d}!");
-        assert_eq!(store.swap(&c, vec![swap(k, d, &changed)]).await.unwrap(), [Swapped::Done], "{k:?}");
+pub async fn every_key_is_stored_as_it_is(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "keys");
+    let keys: Vec<_> = hostile_keys().iter().map(|name| on.key(name.as_str())).collect();
+    let values: Vec<String> = (0..keys.len()).map(|n| format!("value {n}")).collect();
+    on.seed(&keys.iter().zip(&values).map(|(k, v)| (k, v.as_str())).collect::<Vec<_>>()).await;
+    for (k, v) in keys.iter().zip(&values) {
+        assert_eq!(on.held(k).await.as_ref(), Some(v), "{k:?}");
+        assert_eq!(on.swap(k, v, &format!("{v}!")).await, Swapped::Done, "{k:?}");
     }
     for limit in [1, 7, 1000] {
-        let seen = scan_all(&**store, &c, limit).await;
+        let seen = scan_all(&on, limit).await;
         assert_eq!(seen.len(), keys.len());
-        for (k, d) in keys.iter().zip(&docs) {
-            assert_eq!(seen[k].0, format!("{d}!"), "{k:?}");
+        for (k, v) in keys.iter().zip(&values) {
+            assert_eq!(seen[k].0, format!("{v}!"), "{k:?}");
         }
     }
     assert!(RecordKey::new("a\0b").is_err());
 }
 
-/// Nothing, a mebibyte, and text of every kind.
-pub async fn empty_and_large_values_are_stored_as_they_are(store: &Shared) {
-    let c = collection("values");
-    let large = "é\"\\\n🔑x".repeat((1 << 20) / 10);
+/// Nothing, a mebibyte or what there can be, and text of every kind.
+pub async fn empty_and_large_values_are_stored_as_they_are(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "values");
+    let large = "é\"\\\n🔑x".repeat(bench.largest() / 10);
     let values = ["", " ", "null", "{}", "\u{feff}x", "a\r\nb\t", large.as_str()];
     for (n, value) in values.iter().enumerate() {
-        let k = key(&format!("v{n}"));
-        seed(&**store, &c, &[(&k, value)]).await;
-        assert!(doc(&**store, &c, &k).await.as_deref() == Some(value), "value {n} came back changed");
-        assert_eq!(store.swap(&c, vec![swap(&k, value, "x")]).await.unwrap(), [Swapped::Done]);
-        assert_eq!(store.swap(&c, vec![swap(&k, "x", value)]).await.unwrap(), [Swapped::Done]);
-        assert!(doc(&**store, &c, &k).await.as_deref() == Some(value), "value {n} came back changed");
+        let k = on.key(&format!("v{n}"));
+        on.seed(&[(&k, value)]).await;
+        assert!(on.held(&k).await.as_deref() == Some(value), "value {n} came back changed");
+        assert_eq!(on.swap(&k, value, "x").await, Swapped::Done);
+        assert_eq!(on.swap(&k, "x", value).await, Swapped::Done);
+        assert!(on.held(&k).await.as_deref() == Some(value), "value {n} came back changed");
     }
 }
 
 /// Page by page, without a writer, each record comes once.
-pub async fn a_scan_visits_every_record_once_in_pages(store: &Shared) {
-    let c = collection("pages");
-    let keys: Vec<_> = (0..100).map(|n| key(&format!("k{n:03}"))).collect();
-    seed(&**store, &c, &keys.iter().map(|k| (k, "x")).collect::<Vec<_>>()).await;
+pub async fn a_scan_visits_every_record_once_in_pages(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "pages");
+    let keys: Vec<_> = (0..100).map(|n| on.key(&format!("k{n:03}"))).collect();
+    on.seed(&keys.iter().map(|k| (k, "x")).collect::<Vec<_>>()).await;
     for limit in [1, 3, 99, 100, 101, MAX_PAGE] {
-        let seen = scan_all(&**store, &c, limit).await;
+        let seen = scan_all(&on, limit).await;
         assert_eq!(seen.len(), 100, "pages of {limit}");
         assert!(seen.values().all(|(_, visits)| *visits == 1), "pages of {limit}");
     }
 }
 
 /// Memory is bounded by the store and not by the caller's guess of how large records are.
-pub async fn a_scan_ends_its_pages_early_where_records_are_large(store: &Shared) {
-    let c = collection("large-pages");
-    let large = "x".repeat(1 << 20);
-    for n in 0..20 {
-        seed(&**store, &c, &[(&key(&format!("k{n:03}")), &large)]).await;
+pub async fn a_scan_ends_its_pages_early_where_records_are_large(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "large-pages");
+    let large = "x".repeat(bench.largest());
+    for n in 0..40 {
+        on.seed(&[(&on.key(&format!("k{n:03}")), &large)]).await;
     }
-    let partition = store.partitions(&c).await.unwrap().remove(0);
-    let page = store.scan(&c, &partition, None, 1000).await.unwrap();
-    assert!(page.records.len() < 20 && page.next.is_some());
-    assert_eq!(scan_all(&**store, &c, 1000).await.len(), 20);
+    for partition in on.store().partitions(&on.c).await.unwrap() {
+        let page = on.store().scan(&on.c, &partition, None, 1000).await.unwrap();
+        assert!(page.records.len() < 20, "{} MiB in one page", page.records.len());
+    }
+    assert_eq!(scan_all(&on, 1000).await.len(), 40);
 }
 
 /// Records that are there during the whole scan are visited, whatever comes, goes and changes meanwhile.
-pub async fn a_scan_beside_writers_visits_what_stays(store: &Shared) {
-    let c = collection("beside");
-    let stay: Vec<_> = (0..200).map(|n| key(&format!("k{n:03}"))).collect();
-    seed(&**store, &c, &stay.iter().map(|k| (k, "0")).collect::<Vec<_>>()).await;
+pub async fn a_scan_beside_writers_visits_what_stays(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "beside");
+    let stay: Vec<_> = (0..200).map(|n| on.key(&format!("k{n:03}"))).collect();
+    on.seed(&stay.iter().map(|k| (k, "0")).collect::<Vec<_>>()).await;
     let writer = {
-        let (store, c, stay) = (Arc::clone(store), c.clone(), stay.clone());
+        let (on, stay) = (on.clone(), stay.clone());
         tokio::spawn(async move {
             for round in 0..30 {
-                let passing = key(&format!("k{:03}-passing", (round * 67) % 200));
-                seed(&*store, &c, &[(&passing, "p")]).await;
+                let passing = on.key(&format!("k{:03}-passing", (round * 67) % 200));
+                on.seed(&[(&passing, "p")]).await;
                 let k = &stay[(round * 31) % 200];
-                let now = doc(&*store, &c, k).await.unwrap();
+                let now = on.held(k).await.unwrap();
                 let longer = format!("{now}{}", "x".repeat(round * 50));
-                assert_eq!(store.swap(&c, vec![swap(k, &now, &longer)]).await.unwrap(), [Swapped::Done]);
-                assert!(store.remove(&c, &passing, None).await.unwrap());
+                assert_eq!(on.swap(k, &now, &longer).await, Swapped::Done);
+                on.remove(&passing).await;
             }
         })
     };
     while !writer.is_finished() {
-        let seen = scan_all(&**store, &c, 9).await;
+        let seen = scan_all(&on, 9).await;
         for k in &stay {
             assert!(seen.contains_key(k), "{k} was there all the time and was not visited");
         }
@@ -215,56 +256,61 @@ pub async fn a_scan_beside_writers_visits_what_stays(store: &Shared) {
 }
 
 /// Many tasks count up one record; no step is lost and none is done twice.
-pub async fn of_racing_writers_exactly_one_wins_each_round(store: &Shared) {
-    let (c, k) = (collection("race"), key("counter"));
-    seed(&**store, &c, &[(&k, "0")]).await;
+pub async fn of_racing_writers_exactly_one_wins_each_round(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "race");
+    let k = on.key("counter");
+    on.seed(&[(&k, "0")]).await;
     let racer = || {
-        let (store, c, k) = (Arc::clone(store), c.clone(), k.clone());
+        let (on, k) = (on.clone(), k.clone());
         tokio::spawn(async move {
             let mut won = 0;
             while won < 10 {
-                let now = doc(&*store, &c, &k).await.unwrap();
+                let now = on.held(&k).await.unwrap();
                 let next = (now.parse::<u32>().unwrap() + 1).to_string();
-                won += u32::from(store.swap(&c, vec![swap(&k, &now, &next)]).await.unwrap() == [Swapped::Done]);
+                won += u32::from(on.swap(&k, &now, &next).await == Swapped::Done);
             }
         })
     };
     for task in [racer(), racer(), racer(), racer()] {
         task.await.unwrap();
     }
-    assert_eq!(doc(&**store, &c, &k).await.unwrap(), "40");
+    assert_eq!(on.held(&k).await.unwrap(), "40");
 }
 
 /// A job reads, another program writes, the job swaps: what the other program wrote stays, and the job learns of it.
-pub async fn p14_a_writer_between_read_and_swap_wins(store: &Shared) {
-    let (c, k) = (collection("p14"), key("instance"));
-    seed(&**store, &c, &[(&k, r#"{"password":"old"}"#)]).await;
-    let read = doc(&**store, &c, &k).await.unwrap();
+pub async fn p14_a_writer_between_read_and_swap_wins(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "p14");
+    let k = on.key("instance");
+    on.seed(&[(&k, r#"{"password":"old"}"#)]).await;
+    let read = on.held(&k).await.unwrap();
     let theirs = r#"{"password":"changed by its owner"}"#;
-    assert_eq!(store.swap(&c, vec![swap(&k, &read, theirs)]).await.unwrap(), [Swapped::Done]);
+    assert_eq!(on.swap(&k, &read, theirs).await, Swapped::Done);
     let ours = r#"{"password":"kf1.sealed from the old one"}"#;
-    assert_eq!(store.swap(&c, vec![swap(&k, &read, ours)]).await.unwrap(), [Swapped::Changed]);
-    assert_eq!(doc(&**store, &c, &k).await.unwrap(), theirs);
+    assert_eq!(on.swap(&k, &read, ours).await, Swapped::Changed);
+    assert_eq!(on.held(&k).await.unwrap(), theirs);
     // The job comes again.
-    let again = doc(&**store, &c, &k).await.unwrap();
-    assert_eq!(store.swap(&c, vec![swap(&k, &again, ours)]).await.unwrap(), [Swapped::Done]);
+    let again = on.held(&k).await.unwrap();
+    assert_eq!(on.swap(&k, &again, ours).await, Swapped::Done);
 }
 
 /// Pages of nothing, unknown partitions and cells, values that cannot be stored: said, and nothing done.
-pub async fn what_no_store_does_is_an_invalid_argument(store: &Shared) {
-    let (c, k) = (collection("invalid"), key("a"));
-    seed(&**store, &c, &[(&k, "x")]).await;
+pub async fn what_no_store_does_is_an_invalid_argument(bench: &Arc<dyn Bench>) {
+    let on = On::new(bench, "invalid");
+    let k = on.key("a");
+    on.seed(&[(&k, "x")]).await;
     let invalid = |result: Result<(), StoreError>| {
         assert!(matches!(result, Err(StoreError::InvalidArgument { .. })), "{result:?}");
     };
-    let partition = store.partitions(&c).await.unwrap().remove(0);
-    invalid(store.scan(&c, &partition, None, 0).await.map(drop));
-    invalid(store.scan(&c, &partition, None, MAX_PAGE + 1).await.map(drop));
-    invalid(store.scan(&c, &Partition::new("no-such-part").unwrap(), None, 1).await.map(drop));
-    let mut other = swap(&k, "x", "y");
-    other.cell = CellName::new("no-such-cell").unwrap();
-    invalid(store.swap(&c, vec![swap(&k, "x", "y"), other]).await.map(drop));
-    let bytes = Swap { new: CellValue::bytes(vec![0xff]), ..swap(&k, "x", "y") };
-    invalid(store.swap(&c, vec![bytes]).await.map(drop));
-    assert_eq!(doc(&**store, &c, &k).await.unwrap(), "x");
+    let partition = on.store().partitions(&on.c).await.unwrap().remove(0);
+    invalid(on.store().scan(&on.c, &partition, None, 0).await.map(drop));
+    invalid(on.store().scan(&on.c, &partition, None, MAX_PAGE + 1).await.map(drop));
+    invalid(on.store().scan(&on.c, &Partition::new("no-such-part").unwrap(), None, 1).await.map(drop));
+    if !bench.takes_any_cell() {
+        let mut other = on.swap_of(&k, "x", "y");
+        other.cell = CellName::new("no-such-cell").unwrap();
+        invalid(on.store().swap(&on.c, vec![on.swap_of(&k, "x", "y"), other]).await.map(drop));
+    }
+    let bytes = Swap { new: CellValue::bytes(vec![0xff]), ..on.swap_of(&k, "x", "y") };
+    invalid(on.store().swap(&on.c, vec![bytes]).await.map(drop));
+    assert_eq!(on.held(&k).await.unwrap(), "x");
 }

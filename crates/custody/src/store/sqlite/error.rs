@@ -5,9 +5,12 @@ use std::path::Path;
 use crate::store::StoreError;
 
 /// How messages name the file.
-pub(super) fn name(path: &Path) -> String {
+pub(in crate::store) fn name(path: &Path) -> String {
     format!("the SQLite file {}", path.display())
 }
+
+/// SQLite wants more room at once than a file system has that is as good as full.
+const ROOM: u64 = 64 << 10;
 
 // Primary result codes: https://www.sqlite.org/rescode.html
 const PERM: i64 = 3;
@@ -27,11 +30,16 @@ pub(super) fn primary_code(e: &sqlx::Error) -> Option<i64> {
     Some(code & 0xff)
 }
 
-pub(super) fn is_busy(e: &sqlx::Error) -> bool {
+pub(in crate::store) fn is_busy(e: &sqlx::Error) -> bool {
     matches!(primary_code(e), Some(BUSY | LOCKED))
 }
 
-pub(super) fn classify(path: &Path, e: sqlx::Error) -> StoreError {
+fn has_no_room(path: &Path) -> bool {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    rustix::fs::statvfs(folder).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < ROOM)
+}
+
+pub(in crate::store) fn classify(path: &Path, e: sqlx::Error) -> StoreError {
     let store = name(path);
     let unavailable = |what: &str, retry, e: sqlx::Error| StoreError::Unavailable {
         store: name(path),
@@ -41,6 +49,8 @@ pub(super) fn classify(path: &Path, e: sqlx::Error) -> StoreError {
     };
     match primary_code(&e) {
         Some(BUSY | LOCKED) => unavailable("another process holds its lock", true, e),
+        // What lies beside the file and cannot grow is told as a disk that failed.
+        Some(IOERR | CANTOPEN) if has_no_room(path) => StoreError::Full { store, source: Some(e.into()) },
         Some(FULL) => StoreError::Full { store, source: Some(e.into()) },
         Some(CORRUPT) => {
             StoreError::Corrupt { store, what: "SQLite finds its pages malformed".into(), source: Some(e.into()) }

@@ -6,7 +6,7 @@
 //!
 //! Not promised: that a copy-on-write file system, a flash translation layer or a backup forgets old pages.
 
-mod error;
+pub(super) mod error;
 mod open;
 mod own;
 mod records;
@@ -24,6 +24,7 @@ use std::{
 use sqlx::{Sqlite, SqlitePool, Transaction};
 use tokio::sync::Notify;
 
+pub(super) use self::schema::is_ours;
 use super::{CellName, DOC_CELL, StoreError};
 
 /// Whether a file that is not there is made.
@@ -79,17 +80,17 @@ struct Inner {
 
 /// Which file it was when it was opened. A deleted file stays writable for who has it open, and all of it would be lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileIdentity(u64, u64);
+pub(super) struct FileIdentity(u64, u64);
 
 impl FileIdentity {
     #[cfg(unix)]
-    fn of(meta: &std::fs::Metadata) -> Self {
+    pub(super) fn of(meta: &std::fs::Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
         Self(meta.dev(), meta.ino())
     }
 
     #[cfg(not(unix))]
-    fn of(_: &std::fs::Metadata) -> Self {
+    pub(super) fn of(_: &std::fs::Metadata) -> Self {
         Self(0, 0)
     }
 }
@@ -166,7 +167,17 @@ impl SqliteStore {
     /// Begins a write: it waits for the lock now, so that it cannot fail for it half-way.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
         self.check_file()?;
-        self.inner.writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| self.error(e))
+        let writer = &self.inner.writer;
+        let begun = match writer.begin_with("BEGIN IMMEDIATE").await {
+            // Where the disk is full, SQLite ends a transaction by itself, and the driver goes on believing in it.
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                let lost = writer.acquire().await.map_err(|e| self.error(e))?;
+                lost.close().await.map_err(|e| self.error(e))?;
+                writer.begin_with("BEGIN IMMEDIATE").await
+            }
+            begun => begun,
+        };
+        begun.map_err(|e| self.error(e))
     }
 
     async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), StoreError> {

@@ -7,11 +7,12 @@ use sqlx::{AssertSqlSafe, Sqlite, Transaction};
 
 use super::{
     SqliteStore,
-    records::{CHUNK, check_doc, placeholders},
+    records::{CHUNK, placeholders},
     unsigned,
 };
 use crate::store::{
-    CollectionId, Inserted, KeyPage, NewRecord, OnExisting, OwnRecords, RecordKey, ScanCursor, StoreError, check_limit,
+    CollectionId, Inserted, KeyPage, NewRecord, OnExisting, OwnRecords, RecordKey, ScanCursor, StoreError, check_doc,
+    check_limit,
 };
 
 static EXISTING_CHUNK: LazyLock<String> = LazyLock::new(|| existing_statement(CHUNK));

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 use super::{SqliteStore, unsigned};
 use crate::store::{
-    Cell, CellValue, CollectionId, DOC_CELL, MAX_CELL, Page, Partition, RecordKey, RecordStore, ScanCursor, StoreError,
-    StoredRecord, Swap, Swapped, check_limit,
+    Cell, CellValue, CollectionId, DOC_CELL, OwnRecords as _, Page, Partition, RecordKey, RecordStore, ScanCursor,
+    StoreError, StoredRecord, Swap, Swapped, check_doc, check_limit, not_text,
 };
 
 /// Rows to a statement. More gain nothing: the cost of binding and of SQLite's own list of them grows.
@@ -58,6 +58,18 @@ impl RecordStore for SqliteStore {
         Ok(vec![Partition::whole()])
     }
 
+    async fn estimate(&self, collection: &CollectionId) -> Result<Option<u64>, StoreError> {
+        self.count(collection).await.map(Some)
+    }
+
+    async fn writes(&self, _: &CollectionId) -> Result<Option<u64>, StoreError> {
+        let count: i64 = sqlx::query_scalar("SELECT value FROM counters WHERE name = 'records'")
+            .fetch_one(self.readers()?)
+            .await
+            .map_err(|e| self.error(e))?;
+        Ok(Some(unsigned(count)))
+    }
+
     async fn scan(
         &self,
         collection: &CollectionId,
@@ -88,7 +100,7 @@ impl RecordStore for SqliteStore {
             Some(last) if full => Some(ScanCursor::new(last.key.as_str())?),
             _ => None,
         };
-        Ok(Page { records, next })
+        Ok(Page { records, odd: Vec::new(), next })
     }
 
     async fn read(&self, collection: &CollectionId, key: &RecordKey) -> Result<Option<StoredRecord>, StoreError> {
@@ -138,21 +150,6 @@ impl<'a> Texts<'a> {
         let old = swap.old.as_str().ok_or_else(|| not_text(&swap.key))?;
         Ok(Self { key: swap.key.as_str(), old, new: check_doc(&swap.key, &swap.new)? })
     }
-}
-
-fn not_text(key: &RecordKey) -> StoreError {
-    StoreError::invalid(format!("the document of record `{key}` is not UTF-8 text"))
-}
-
-/// What may be stored as a document.
-pub(super) fn check_doc<'a>(key: &RecordKey, doc: &'a CellValue) -> Result<&'a str, StoreError> {
-    if doc.len() > MAX_CELL {
-        let found = doc.len();
-        return Err(StoreError::invalid(format!(
-            "the document of record `{key}` has {found} bytes, at most {MAX_CELL} are allowed"
-        )));
-    }
-    doc.as_str().ok_or_else(|| not_text(key))
 }
 
 impl SqliteStore {

@@ -10,16 +10,13 @@ use std::{sync::atomic::Ordering, time::Duration};
 use async_trait::async_trait;
 use keyfold_core::clock::UnixTime;
 use sqlx::{Sqlite, Transaction};
-use tokio::time::Instant;
 
 use super::{SqliteStore, unsigned};
 use crate::store::{
     ChangeMark, Doc, Expect, Put, StoreError, SystemStore, check_key, check_prefix,
+    system::{POLL, wait_for_change},
     system::{check_list, check_put},
 };
-
-/// Other processes' changes are looked for this often. This process's own are known at once.
-const POLL: Duration = Duration::from_millis(150);
 
 /// How often, in writes of this process, what has expired is dropped. It was invisible before.
 const FORGET_EVERY: u32 = 64;
@@ -142,31 +139,7 @@ impl SystemStore for SqliteStore {
 
     async fn changed(&self, prefix: &str, since: &ChangeMark, wait: Duration) -> Result<ChangeMark, StoreError> {
         check_prefix(prefix)?;
-        let since = match since.as_store() {
-            None => None,
-            Some(text) => Some(text.parse::<i64>().map_err(|_| {
-                StoreError::invalid(format!("a change mark of another store was given to {}", self.name()))
-            })?),
-        };
-        let started = Instant::now();
-        let mut seen = since.unwrap_or(0);
-        loop {
-            // Before looking, so that a write between the look and the wait is not slept through.
-            let written = self.inner.written.notified();
-            tokio::pin!(written);
-            written.as_mut().enable();
-
-            let (latest, changed) = self.look(prefix, seen).await?;
-            if since.is_none() || changed {
-                return Ok(ChangeMark::from_store(latest.to_string()));
-            }
-            seen = latest;
-            let left = wait.saturating_sub(started.elapsed());
-            if left.is_zero() {
-                return Ok(ChangeMark::from_store(since.unwrap_or(latest).to_string()));
-            }
-            let _ = tokio::time::timeout(left.min(POLL), written).await;
-        }
+        wait_for_change(&self.name(), since, wait, (&self.inner.written, POLL), |seen| self.look(prefix, seen)).await
     }
 }
 

@@ -103,7 +103,7 @@ async fn a_file_that_is_not_there_is_an_error_and_is_not_made() {
     let path = dir.path().join("none.db");
     let error = open_error(&path, OpenMode::Existing).await;
     assert_eq!(error.to_string(), format!("the SQLite file {} does not exist", path.display()));
-    assert_eq!(error.hint().unwrap(), "check the address; `keyfold init` makes a new store");
+    assert_eq!(error.hint().unwrap(), "check the path; `keyfold init` makes a new store");
     assert!(!path.exists());
     let nowhere = open_error(&dir.path().join("no/such/dir.db"), OpenMode::Create).await;
     assert!(nowhere.to_string().ends_with("the file cannot be made"), "{nowhere}");
@@ -139,7 +139,7 @@ async fn a_newer_schema_is_refused() {
     let (_dir, path, store) = fresh().await;
     store.close().await;
     let mut connection = raw(&path).await;
-    sqlx::raw_sql("UPDATE schema_version SET version = 1000").execute(&mut connection).await.unwrap();
+    sqlx::raw_sql("UPDATE schema_version SET version = 1000, oldest = 1000").execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     for mode in [OpenMode::Create, OpenMode::Existing] {
         match open_error(&path, mode).await {

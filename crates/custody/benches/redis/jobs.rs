@@ -1,0 +1,168 @@
+//! Whole jobs, as the command line runs them: scan, open, seal, verify, swap, audit, cursors.
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use keyfold_core::{
+    clock::{Clock, UnixTime},
+    envelope::{Format, redis_sre_v1},
+    id::WriterId,
+    keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State},
+    rng::{self, SystemRandom},
+    root::RootKey,
+    secret::Key32,
+};
+use keyfold_custody::{
+    access::{Operation, Permit, Subject, authorize},
+    audit_log::{AuditSink, Segments},
+    auditor::Auditor,
+    config::Config,
+    custody::Custody,
+    jobs::{Ended, Job, Kind, Silent},
+    keys::{Copies, KeyringStore, LiveKeyring, Usage},
+    preset::{Preset, Wishes},
+    store::{
+        OwnRecords, SystemStore,
+        redis::RedisStore,
+        sqlite::{OpenMode, SqliteStore},
+    },
+};
+use redis::{Pipeline, aio::MultiplexedConnection};
+
+use crate::{BATCH, bare_read, bare_swap, timed};
+
+const NOW: UnixTime = UnixTime(1_800_000_000);
+
+fn permit<O: Operation>() -> Permit<O> {
+    authorize(&Subject::Local { uid: 1, owner: 1 }).unwrap()
+}
+
+fn material(byte: u8) -> KeyMaterial {
+    KeyMaterial::new(Purpose::Master, Key32::new([byte; 32])).unwrap()
+}
+
+fn raw(byte: u8, state: State) -> Entry {
+    Entry::new(material(byte), state, vec![Format::Kf1, Format::V1], UnixTime(0), Origin::Environment("BENCH".into()))
+}
+
+/// The jobs beside the bare loops over the same values.
+pub(crate) async fn run(address: &str, connection: &MultiplexedConnection, keys: &[String]) {
+    seal(connection, keys).await;
+    let folder = tempfile::tempdir().unwrap();
+    init(folder.path()).await;
+    let bare = timed("bare HGET, sealed values", keys.len(), None, bare_read(connection, keys)).await;
+    let job = Job::new(Kind::Verify);
+    timed("verify", keys.len(), Some(bare), ended(folder.path(), address, [1, 1], job)).await;
+    let bare =
+        timed("bare HGET and compare-and-set", keys.len(), None, bare_swap(connection, keys, str::to_owned)).await;
+    let job = Job::new(Kind::Rotate);
+    timed("rotate, rewrapping", keys.len(), Some(bare), ended(folder.path(), address, [2, 1], job.clone())).await;
+    let reseal = Job { how: keyfold_core::rewrap::How::Reseal, ..job };
+    timed("rotate, resealing", keys.len(), Some(bare), ended(folder.path(), address, [3, 2], reseal)).await;
+    println!("peak of memory of all of it: {} MiB", peak() / 1024);
+    python(address, keys, 3).await;
+}
+
+/// Two secrets of each record, really sealed under one data key each, as redis-sre-agent does it.
+async fn seal(connection: &MultiplexedConnection, keys: &[String]) {
+    let key = material(1);
+    let KeyMaterial::Master(master) = &key else { panic!("a master key") };
+    for (at, chunk) in keys.chunks(BATCH).enumerate() {
+        let mut pipeline = Pipeline::new();
+        for (n, key) in chunk.iter().enumerate() {
+            let n = at * BATCH + n;
+            let sealed = |secret: String| redis_sre_v1::seal(master, &SystemRandom, secret.as_bytes()).unwrap();
+            let data = format!(
+                r#"{{"id": "redis-{n}", "name": "redis {n}", "connection_url": "{}", "admin_password": "{}", "environment": "production", "usage": "cache", "status": "unknown", "created_at": "2026-01-01T00:00:00+00:00", "version": null}}"#,
+                sealed(format!("redis://app:correct-horse-{n}@cache-{n}.internal.example:6379/0")),
+                sealed(format!("battery-staple-{n}")),
+            );
+            pipeline.cmd("HSET").arg(key).arg("data").arg(data).ignore();
+        }
+        let () = pipeline.query_async(&mut connection.clone()).await.unwrap();
+    }
+}
+
+fn root() -> Arc<dyn RootKey> {
+    Arc::new(keyfold_providers::LocalRoot::new("bench:".into(), &Key32::new([7; 32])).unwrap())
+}
+
+async fn init(folder: &Path) {
+    let store = SqliteStore::open(folder.join("keyfold.db"), OpenMode::Create).await.unwrap();
+    let material = KeyMaterial::new(Purpose::Master, Key32::new(rng::array(&SystemRandom).unwrap())).unwrap();
+    let kid = material.kid();
+    let entry = Entry::new(material, State::Staged, vec![Format::Kf1], NOW, Origin::Document);
+    let keyring = Keyring::first("kr-bench", "kf-bench", Key32::new([9; 32])).staged(entry).unwrap();
+    let keyrings = KeyringStore::new(Arc::new(store.clone()), root(), Copies::in_folder(folder), Vec::new());
+    keyrings.create(&keyring.promoted(kid, NOW).unwrap()).await.unwrap();
+    store.close().await;
+}
+
+/// Runs a job under the first key, with the second one beside it; gives the records that it saw.
+async fn ended(folder: &Path, address: &str, [new, old]: [u8; 2], job: Job) -> usize {
+    let store = Arc::new(SqliteStore::open(folder.join("keyfold.db"), OpenMode::Existing).await.unwrap());
+    let system: Arc<dyn SystemStore> = Arc::clone(&store) as _;
+    let mut environment = vec![raw(new, State::Primary)];
+    if new != old {
+        environment.push(raw(old, State::Active));
+    }
+    let keyrings = KeyringStore::new(Arc::clone(&system), root(), Copies::in_folder(folder), environment);
+    let random: [u8; 48] = rng::array(&SystemRandom).unwrap();
+    let mut id = [0; 16];
+    id.copy_from_slice(&random[..16]);
+    let keys = LiveKeyring::open(keyrings, Arc::clone(&system), WriterId(id), "bench").await.unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(NOW);
+    let sink = Segments::open(&folder.join("audit"), "kf-bench", &[9; 32], random, Arc::clone(&clock)).unwrap();
+    let sink: Arc<dyn AuditSink> = Arc::new(sink);
+    let wishes = Wishes { today: NOW.date(), extension_secrets: false };
+    let collections = Preset::parse("redis-sre-agent").unwrap().collections(job.kind, wishes);
+    let instances = collections.into_iter().find(|collection| collection.name == "instances").unwrap();
+    let layouts = [(instances.id.clone(), instances.layout.clone())].into();
+    let redis = RedisStore::connect(&address.parse().unwrap(), layouts).await.unwrap();
+    let custody = Custody {
+        records: Arc::clone(&store) as Arc<dyn OwnRecords>,
+        foreign: [(instances.id.clone(), Arc::new(redis) as _)].into(),
+        usage: Usage::new(Arc::clone(&system)),
+        system,
+        keys,
+        auditor: Auditor::new(sink, clock),
+        config: Config::default(),
+    };
+    let follower = tokio::spawn(Arc::clone(&custody.keys).follow());
+    let done = custody.run(&permit(), &job, &instances, &Silent::default()).await.unwrap();
+    follower.abort();
+    custody.close().await.unwrap();
+    store.close().await;
+    let Ended::Done(summary) = done else { panic!("nobody stopped it") };
+    assert!(summary.is_clean(), "{:?}", summary.quarantined.first());
+    assert!(job.kind == Kind::Verify || summary.changed == summary.records, "{summary:?}");
+    usize::try_from(summary.records).unwrap()
+}
+
+/// The sequential procedure on some of the records, and its rate.
+async fn python(address: &str, keys: &[String], key: u8) {
+    let interpreter = std::env::var_os("KEYFOLD_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let some = keys.len().min(2000);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/redis/sequential.py");
+    let port = address.rsplit(':').next().unwrap().to_owned();
+    let key = base64_of(key);
+    let child = Command::new(interpreter).args([script, &port, &some.to_string(), &key]).output().unwrap();
+    if !child.status.success() {
+        println!(
+            "not run: the sequential procedure needs Python's `cryptography`: {}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+        return;
+    }
+    println!("{}", String::from_utf8_lossy(&child.stdout).trim());
+}
+
+fn base64_of(byte: u8) -> String {
+    base64_simd::STANDARD.encode_to_string([byte; 32])
+}
+
+/// The most memory this process ever held, in KiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}

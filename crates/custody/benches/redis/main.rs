@@ -1,0 +1,207 @@
+//! What the Redis store costs beside a bare loop on the same server.
+//!
+//! `cargo bench -p keyfold-custody --bench redis`; `KEYFOLD_BENCH_RECORDS` (200000), `KEYFOLD_TEST_PYTHON` (an interpreter with
+//! `cryptography`), `KEYFOLD_BENCH_ONLY` (`store` or `jobs`).
+//!
+//! The bare loop knows all keys beforehand and sends `HGET`, and then a compare-and-set script, for 500 of them at a time over
+//! one connection with the same driver. The store has to find the keys, tell what is odd and hand out pages.
+//! Beside the same loops stand whole jobs over values that are really sealed, and the procedure of redis-sre-agent's own: read one,
+//! open, seal, write one, in Python.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot run says so")]
+#![allow(clippy::print_stdout, reason = "what it is for")]
+#![allow(clippy::cast_precision_loss, reason = "rates")]
+
+mod jobs;
+#[path = "../../tests/servers/mod.rs"]
+mod servers;
+
+use std::{env, future::Future, time::Instant};
+
+use futures::future::try_join_all;
+use keyfold_custody::{
+    layout::place::Layout,
+    store::{
+        CellName, CellValue, CollectionId, Partition, RecordStore as _, StoreError, Swap, Swapped, redis::RedisStore,
+    },
+};
+use redis::{Client, Pipeline, Script, aio::MultiplexedConnection};
+
+const BATCH: usize = 500;
+const SWAP: &str = "if redis.call('HGET', KEYS[1], 'data') == ARGV[1] then redis.call('HSET', KEYS[1], 'data', ARGV[2]) return 1 end return 0";
+
+fn records() -> usize {
+    env::var("KEYFOLD_BENCH_RECORDS").map_or(200_000, |text| text.parse().expect("KEYFOLD_BENCH_RECORDS is a number"))
+}
+
+/// As large as a record of redis-sre-agent with two sealed secrets.
+fn data(n: usize, version: char) -> String {
+    let secret = |name: &str| format!(r#""{name}": "{}""#, version.to_string().repeat(320));
+    format!(
+        r#"{{"id": "redis-{n}", "name": "redis {n}", {}, {}, "environment": "production", "usage": "cache", "status": "unknown", "created_at": "2026-01-01T00:00:00+00:00", "version": null}}"#,
+        secret("connection_url"),
+        secret("admin_password")
+    )
+}
+
+#[tokio::main]
+async fn main() {
+    let Some(redis) = servers::redis::Redis::single(&[]) else { return };
+    let client = Client::open(redis.address.as_str()).unwrap();
+    let connection = client.get_multiplexed_async_connection().await.unwrap();
+    let keys: Vec<String> = (0..records()).map(|n| format!("sre_instances:{n:08}")).collect();
+    seed(&connection, &keys).await;
+    println!("{} records of {} bytes, {BATCH} at a time", keys.len(), data(0, 'a').len());
+    println!("{:<44} {:>8} {:>11} {:>7}", "", "seconds", "records/s", "ratio");
+
+    let only = env::var("KEYFOLD_BENCH_ONLY").unwrap_or_default();
+    if only != "jobs" {
+        let bare = timed("bare HGET", keys.len(), None, bare_read(&connection, &keys)).await;
+        timed("scan, part by part", keys.len(), Some(bare), scan(&redis.address, false)).await;
+        timed("scan, parts side by side", keys.len(), Some(bare), scan(&redis.address, true)).await;
+        let bare = timed(
+            "bare HGET and compare-and-set",
+            keys.len(),
+            None,
+            bare_swap(&connection, &keys, |held| renewed(held, 'b')),
+        )
+        .await;
+        timed("scan and swap, part by part", keys.len(), Some(bare), swap(&redis.address, false, 'c')).await;
+        timed("scan and swap, parts side by side", keys.len(), Some(bare), swap(&redis.address, true, 'd')).await;
+    }
+    if only != "store" {
+        jobs::run(&redis.address, &connection, &keys).await;
+    }
+}
+
+async fn timed(name: &str, records: usize, bare: Option<f64>, work: impl Future<Output = usize>) -> f64 {
+    let started = Instant::now();
+    assert_eq!(work.await, records, "{name} did not come by every record once");
+    let seconds = started.elapsed().as_secs_f64();
+    let ratio = bare.map_or_else(String::new, |bare| format!("{:.2}", bare / seconds));
+    println!("{name:<44} {seconds:>8.2} {:>11.0} {ratio:>7}", records as f64 / seconds);
+    seconds
+}
+
+async fn seed(connection: &MultiplexedConnection, keys: &[String]) {
+    for (at, chunk) in keys.chunks(BATCH).enumerate() {
+        let mut pipeline = Pipeline::new();
+        for (n, key) in chunk.iter().enumerate() {
+            pipeline
+                .cmd("HSET")
+                .arg(key)
+                .arg("name")
+                .arg("redis")
+                .arg("status")
+                .arg("unknown")
+                .arg("data")
+                .arg(data(at * BATCH + n, 'a'))
+                .ignore();
+        }
+        let () = pipeline.query_async(&mut connection.clone()).await.unwrap();
+    }
+}
+
+async fn read(connection: &mut MultiplexedConnection, chunk: &[String]) -> Vec<String> {
+    let mut pipeline = Pipeline::new();
+    for key in chunk {
+        pipeline.cmd("HGET").arg(key).arg("data");
+    }
+    pipeline.query_async(connection).await.unwrap()
+}
+
+async fn bare_read(connection: &MultiplexedConnection, keys: &[String]) -> usize {
+    let (mut connection, mut seen) = (connection.clone(), 0);
+    for chunk in keys.chunks(BATCH) {
+        seen += read(&mut connection, chunk).await.len();
+    }
+    seen
+}
+
+async fn bare_swap(connection: &MultiplexedConnection, keys: &[String], renewed: impl Fn(&str) -> String) -> usize {
+    let script = Script::new(SWAP);
+    let (mut connection, mut swapped) = (connection.clone(), 0);
+    let _: String = redis::cmd("SCRIPT").arg("LOAD").arg(SWAP).query_async(&mut connection).await.unwrap();
+    for chunk in keys.chunks(BATCH) {
+        let held = read(&mut connection, chunk).await;
+        let mut pipeline = Pipeline::new();
+        for (key, held) in chunk.iter().zip(held) {
+            let new = renewed(&held);
+            pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(1).arg(key).arg(held).arg(new);
+        }
+        let done: Vec<usize> = pipeline.query_async(&mut connection).await.unwrap();
+        swapped += done.into_iter().sum::<usize>();
+    }
+    swapped
+}
+
+/// The same document with other secrets, without much work.
+fn renewed(held: &str, version: char) -> String {
+    let mut new = held.to_owned();
+    for name in ["connection_url\": \"", "admin_password\": \""] {
+        let at = held.find(name).unwrap() + name.len();
+        new.replace_range(at..at + 320, &version.to_string().repeat(320));
+    }
+    new
+}
+
+async fn store(address: &str) -> (RedisStore, CollectionId) {
+    let id = CollectionId::new("instances").unwrap();
+    let layout = Layout::RedisHashJson { keys: "sre_instances:*".into(), field: CellName::new("data").unwrap() };
+    (RedisStore::connect(&address.parse().unwrap(), [(id.clone(), layout)].into()).await.unwrap(), id)
+}
+
+/// Goes through all parts; `version` is what secrets become.
+async fn pass(address: &str, side_by_side: bool, version: Option<char>) -> usize {
+    let (store, c) = store(address).await;
+    let parts = store.partitions(&c).await.unwrap();
+    let works = parts.into_iter().map(|partition| {
+        let (store, c) = (store.clone(), c.clone());
+        async move { part(&store, &c, &partition, version).await }
+    });
+    if side_by_side {
+        let tasks = works.map(tokio::spawn);
+        return try_join_all(tasks).await.unwrap().into_iter().map(Result::unwrap).sum();
+    }
+    let mut done = 0;
+    for work in works {
+        done += work.await.unwrap();
+    }
+    done
+}
+
+async fn part(
+    store: &RedisStore,
+    c: &CollectionId,
+    partition: &Partition,
+    version: Option<char>,
+) -> Result<usize, StoreError> {
+    let (mut done, mut after) = (0, None);
+    loop {
+        let page = store.scan(c, partition, after.as_ref(), BATCH).await?;
+        match version {
+            None => done += page.records.len(),
+            Some(version) => {
+                let swaps = page.records.into_iter().map(|mut record| {
+                    let cell = record.cells.remove(0);
+                    let new = CellValue::text(renewed(cell.value.as_str().unwrap(), version));
+                    Swap { key: record.key, cell: cell.name, old: cell.value, new }
+                });
+                let swapped = store.swap(c, swaps.collect()).await?;
+                done += swapped.into_iter().filter(|swapped| *swapped == Swapped::Done).count();
+            }
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(done);
+        }
+    }
+}
+
+async fn scan(address: &str, side_by_side: bool) -> usize {
+    pass(address, side_by_side, None).await
+}
+
+async fn swap(address: &str, side_by_side: bool, version: char) -> usize {
+    pass(address, side_by_side, Some(version)).await
+}
