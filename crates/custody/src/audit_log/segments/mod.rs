@@ -9,7 +9,6 @@ use std::{path::Path, sync::Arc, thread};
 use keyfold_core::{
     audit::{Deployment, SigningKey},
     clock::Clock,
-    id::WriterId,
 };
 use tokio::sync::mpsc;
 

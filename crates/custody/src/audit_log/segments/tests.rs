@@ -10,6 +10,7 @@ use keyfold_core::{
     audit::{Event, Report, Verdict, VerifierKey},
     clock::UnixTime,
     error::{Code, Hint as _},
+    id::WriterId,
 };
 use tempfile::TempDir;
 
