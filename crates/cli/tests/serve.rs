@@ -439,3 +439,10 @@ fn the_suite_passes_with_postgresql() {
     let Some(server) = Postgres::start() else { return };
     passes_on(&server.address());
 }
+
+#[cfg(feature = "firestore")]
+#[test]
+fn the_suite_passes_with_firestore() {
+    let Some(emulator) = servers::firestore::Firestore::start() else { return };
+    passes_on(&emulator.address());
+}
