@@ -5,13 +5,16 @@ use std::{fmt, str::FromStr};
 /// Writes `bytes` as lower-case hex.
 #[must_use]
 pub fn to_hex(bytes: &[u8]) -> String {
+    hex_in(bytes, &mut vec![0; bytes.len() * 2]).to_owned()
+}
+
+/// Lower-case hex of `bytes`, in a buffer of twice their length.
+pub(crate) fn hex_in<'a>(bytes: &[u8], out: &'a mut [u8]) -> &'a str {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for &b in bytes {
-        out.push(char::from(DIGITS[usize::from(b >> 4)]));
-        out.push(char::from(DIGITS[usize::from(b & 15)]));
+    for (pair, &byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
-    out
+    std::str::from_utf8(out).unwrap_or_default()
 }
 
 /// Reads exactly `2 * N` hex digits of either case.
@@ -53,7 +56,7 @@ macro_rules! hex_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&to_hex(&self.0))
+                f.write_str(hex_in(&self.0, &mut [0; $len * 2]))
             }
         }
 
@@ -73,7 +76,7 @@ macro_rules! hex_id {
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(hex_in(&self.0, &mut [0; $len * 2]))
             }
         }
 

@@ -507,7 +507,7 @@ impl Custody {
             .await
     }
 
-    /// A page of documents as they are stored, sealed.
+    /// A page of documents as they are stored, sealed, and where the next one begins.
     ///
     /// # Errors
     /// The store or the audit log.
@@ -515,17 +515,36 @@ impl Custody {
         &self,
         permit: &Permit<List>,
         collection: &Collection,
-        after: Option<&ScanCursor>,
-    ) -> Result<(Vec<StoredRecord>, Option<ScanCursor>), CustodyError> {
+        mut at: ExportCursor,
+    ) -> Result<(Vec<StoredRecord>, Option<ExportCursor>), CustodyError> {
         permit.check(&Place::Collection(&collection.id))?;
-        let partition = crate::store::Partition::whole();
-        let page = self.records.scan(&collection.id, &partition, after, 500).await?;
+        let partitions = self.records.partitions(&collection.id).await?;
+        let (page, next) = loop {
+            let Some(partition) = partitions.get(at.partition) else { return Ok((Vec::new(), None)) };
+            let page = self.records.scan(&collection.id, partition, at.after.as_ref(), 500).await?;
+            let next = match &page.next {
+                Some(after) => Some(ExportCursor { after: Some(after.clone()), ..at }),
+                None => Some(ExportCursor { partition: at.partition + 1, after: None })
+                    .filter(|next| next.partition < partitions.len()),
+            };
+            match next {
+                Some(next) if page.records.is_empty() => at = next,
+                next => break (page, next),
+            }
+        };
         let mut event = self.auditor.about(permit.actor(), Action::RecordExport, collection)?;
         event.first = page.records.first().map(|record| Name::abridge(record.key.as_str()));
         event.last = page.records.last().map(|record| Name::abridge(record.key.as_str()));
         event.count = u64::try_from(page.records.len()).ok();
-        self.auditor.audited(event, async |_| Ok((page.records, page.next))).await
+        self.auditor.audited(event, async |_| Ok((page.records, next))).await
     }
+}
+
+/// How far an export has come: in which of the store's partitions, and behind what. It begins with the default.
+#[derive(Debug, Clone, Default)]
+pub struct ExportCursor {
+    partition: usize,
+    after: Option<ScanCursor>,
 }
 
 /// How a collection's values are read today.

@@ -369,3 +369,72 @@ impl TokenError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyfold_core::{keyring::Keyring, secret::Key32};
+
+    use super::*;
+    use crate::store::sqlite::{OpenMode, SqliteStore};
+
+    const MANY: usize = 5000;
+
+    fn text(n: usize) -> String {
+        format!("kfa_{}", base64_simd::URL_SAFE_NO_PAD.encode_to_string(sha256(&[&n.to_be_bytes()])))
+    }
+
+    async fn known(folder: &std::path::Path) -> Tokens {
+        let store = SqliteStore::open(folder.join("keyfold.db"), OpenMode::Create).await.unwrap();
+        let voucher = Voucher::of(&Keyring::first("kr", "kf", Key32::new([9; 32]))).unwrap();
+        let tokens = Tokens::new(Arc::new(store), Arc::new(voucher), Arc::new(|_| None));
+        let token = |n: usize| {
+            let hash = sha256(&[text(n).as_bytes()]);
+            let token = Token {
+                id: to_hex(&hash[..8]),
+                actor: Actor::new("agent:x").unwrap(),
+                created: UnixTime(1),
+                expires: None,
+                addresses: Vec::new(),
+                narrowed: None,
+                note: None,
+                hash,
+            };
+            (hash, Arc::new(token))
+        };
+        *tokens.known.write().unwrap() =
+            Known { tokens: Arc::new((0..MANY).map(token).collect()), looked: Some(Instant::now()) };
+        tokens
+    }
+
+    #[tokio::test]
+    async fn a_check_takes_the_same_time_whichever_token_it_is_and_however_much_of_one_is_right() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = known(folder.path()).await;
+        let mut presented = Vec::new();
+        for n in (0..MANY).step_by(MANY / 16) {
+            let right = text(n);
+            for wrong_from in [5, 24, right.len() - 1] {
+                let part = &right[..wrong_from];
+                presented.push((format!("{part}{}", "~".repeat(right.len() - wrong_from)), false));
+            }
+            presented.push((right, true));
+        }
+        // The least of many, one after another: whatever else the machine does slows all of them down.
+        let mut least = vec![Duration::MAX; presented.len()];
+        for _ in 0..300 {
+            for ((text, is_known), least) in presented.iter().zip(&mut least) {
+                let began = Instant::now();
+                let found = tokens.find(text, UnixTime(2), None);
+                *least = began.elapsed().min(*least);
+                if matches!(found, Err(TokenError::Stale)) {
+                    tokens.known.write().unwrap().looked = Some(Instant::now());
+                } else {
+                    assert_eq!(found.is_ok(), *is_known);
+                }
+            }
+        }
+        let (shortest, longest) = (least.iter().min().unwrap(), least.iter().max().unwrap());
+        // Going through 5,000 tokens one by one would be a thousand times the work for the last one.
+        assert!(*longest < 5 * *shortest, "{shortest:?} to {longest:?}");
+    }
+}

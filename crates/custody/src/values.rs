@@ -3,6 +3,8 @@
 //! One intent for each value, durable together before anything leaves; one outcome for those that went well, and one for each
 //! that did not.
 
+use std::{num::NonZero, sync::LazyLock};
+
 use keyfold_core::{
     accept::{Accept, Rule},
     audit::{Action, Actor, Event, Name, Word},
@@ -16,6 +18,7 @@ use keyfold_core::{
     rng::{Fresh, SystemRandom},
     secret::Secret,
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     access::{Operation, Permit, Place, RESERVED, Subject, authorize_at, op},
@@ -251,6 +254,7 @@ impl Custody {
         let mut shared: Option<Event> = None;
         let (mut count, mut bytes) = (0_u64, 0_u64);
         let now = self.auditor.clock().now();
+        let turn = turn(items.len()).await;
         offload(items.len(), || {
             for item in &items {
                 let (permit, place) = of(item);
@@ -266,7 +270,7 @@ impl Custody {
                 match work(item) {
                     Ok((value, told)) => {
                         event.bytes = Some(told.bytes as u64);
-                        event.format = told.format.and_then(|format| Word::new(format.as_str()).ok());
+                        event.format = told.format.map(Word::from);
                         event.kid = told.kid;
                         event.commitment = told.commitment;
                         count += 1;
@@ -286,6 +290,7 @@ impl Custody {
             }
             Ok::<_, CustodyError>(())
         })?;
+        drop(turn);
         let alone = intents.len() == 1;
         let first = alone.then(|| intents[0].clone());
         let _durable = self.auditor.intents(intents).await?;
@@ -313,11 +318,22 @@ impl<O: Operation + Sync> Permitted for Permit<O> {
     }
 }
 
+/// How many values are worked on where they come in; more of them wait for their turn, and leave the runtime to other tasks.
+const FEW: usize = 64;
+
+/// Batches that are worked on at once: one for each processor. More of them would not be done sooner, and each would push what
+/// the others work with out of the processors' caches.
+async fn turn(items: usize) -> Option<SemaphorePermit<'static>> {
+    static TURNS: LazyLock<Semaphore> =
+        LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, NonZero::get)));
+    if items > FEW { TURNS.acquire().await.ok() } else { None }
+}
+
 /// Runs work that would hold up the runtime where other tasks can go on meanwhile.
 fn offload<T>(items: usize, work: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     let several = Handle::try_current().is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if items > 64 && several { tokio::task::block_in_place(work) } else { work() }
+    if items > FEW && several { tokio::task::block_in_place(work) } else { work() }
 }
 
 fn moved(

@@ -12,9 +12,8 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use zeroize::Zeroizing;
 
-use crate::problem::Problem;
+use crate::{problem::Problem, wiped::Wiped};
 
 /// How long a body may take to come in.
 const TIME: Duration = Duration::from_secs(30);
@@ -35,20 +34,20 @@ impl Room {
 
 /// A body, wiped and its room given back when it is dropped.
 pub(crate) struct Given {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     _held: Option<OwnedSemaphorePermit>,
 }
 
 impl Given {
     /// All of it.
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }
 
 impl AsRef<[u8]> for Given {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
     }
 }
 
@@ -83,19 +82,19 @@ pub(crate) async fn whole(
     if length.is_some_and(|length| length > SMALL) {
         held = Some(room_for(room, expected)?);
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(length.unwrap_or(4096)));
+    let mut bytes = Wiped::with_capacity(length.unwrap_or(4096));
     let read = async {
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Problem::bad_request("the body broke off"))?;
             let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > limit {
+            let len = bytes.as_ref().len() + data.len();
+            if len > limit {
                 return Err(too_large(limit));
             }
-            if held.is_none() && bytes.len() + data.len() > SMALL {
+            if held.is_none() && len > SMALL {
                 held = Some(room_for(room, expected)?);
             }
-            grow(&mut bytes, data.len());
-            bytes.extend_from_slice(&data);
+            bytes.extend(&data);
         }
         Ok(())
     };
@@ -103,15 +102,6 @@ pub(crate) async fn whole(
         .await
         .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in within 30 s"))??;
     Ok(Given { bytes, _held: held })
-}
-
-/// A buffer that was outgrown is wiped, which `Vec` by itself would not do.
-fn grow(bytes: &mut Zeroizing<Vec<u8>>, more: usize) {
-    if bytes.capacity() - bytes.len() < more {
-        let mut larger = Zeroizing::new(Vec::with_capacity((bytes.len() + more).max(2 * bytes.capacity())));
-        larger.extend_from_slice(bytes);
-        *bytes = larger;
-    }
 }
 
 fn room_for(room: &Room, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {

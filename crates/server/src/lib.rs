@@ -31,3 +31,4 @@ pub mod settings;
 pub mod tls;
 pub mod traces;
 mod whole;
+mod wiped;

@@ -99,6 +99,9 @@ fn place_on(server: &str) -> String {
     if server.starts_with("redis://") {
         return format!("{server}/{n}");
     }
+    if server.starts_with("firestore://") {
+        return server.replace("test-project", &format!("place-{n}"));
+    }
     let (name, (base, _)) = (format!("place_{n}"), server.rsplit_once('/').unwrap());
     Runtime::new().unwrap().block_on(async {
         use sqlx::Connection as _;

@@ -8,11 +8,10 @@
 //! Each `Ei` also holds the first eight bytes of h(i-1) as `prev` and i as `seq`. The hash alone shows *that* a chain was
 //! changed; these two show *where*, unless every later line was recomputed. Who did that is caught by the next checkpoint.
 
-use aws_lc_rs::digest::{Context, SHA256};
-
 use crate::{
     audit::event::{Event, EventError, Head, Link, MAX_LINE},
     id::WriterId,
+    mac,
 };
 
 /// The length of one line as it enters the hash. Lines are bounded long before 4 GiB.
@@ -20,19 +19,9 @@ fn len32(bytes: &[u8]) -> [u8; 4] {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-fn finish(context: Context) -> Head {
-    let mut out = [0; 32];
-    out.copy_from_slice(context.finish().as_ref());
-    Head(out)
-}
-
 /// SHA-256 over parts, for everything that is hashed under a label of its own.
 pub(crate) fn hash(parts: &[&[u8]]) -> Head {
-    let mut context = Context::new(&SHA256);
-    for part in parts {
-        context.update(part);
-    }
-    finish(context)
+    Head(mac::sha256(parts))
 }
 
 /// A point of a chain: so many events, this head.
@@ -79,9 +68,20 @@ impl Chain {
     /// # Errors
     /// The event does not encode; the chain is unchanged.
     pub fn append(&mut self, event: &Event) -> Result<Vec<u8>, EventError> {
-        let line = event.encode(self.link(), self.tip.size.saturating_add(1))?;
-        self.push(&line);
+        let mut line = Vec::with_capacity(512);
+        self.append_to(&mut line, event)?;
         Ok(line)
+    }
+
+    /// [`Chain::append`] behind what is in `lines` already; no newline is put between.
+    ///
+    /// # Errors
+    /// As there; `lines` is unchanged too.
+    pub fn append_to(&mut self, lines: &mut Vec<u8>, event: &Event) -> Result<(), EventError> {
+        let from = lines.len();
+        event.encode_to(lines, self.link(), self.tip.size.saturating_add(1))?;
+        self.push(&lines[from..]);
+        Ok(())
     }
 
     /// What the next event must hold as `prev`.

@@ -1,10 +1,10 @@
 //! The short texts an event may hold: each has a rule, a bound, and no room for a secret of any size.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::{error::Code, id::to_hex};
+use crate::{envelope::Format, error::Code, id::to_hex};
 
 /// The longest [`Name`], in bytes. Longer ones are abridged, so that no record is too long-winded to be audited.
 pub const MAX_NAME: usize = 1024;
@@ -23,12 +23,13 @@ pub struct TextError {
     len: usize,
 }
 
+// Names and actors are shared, since every value of a batch names the same one; words are mostly constants.
 macro_rules! text {
-    ($(#[$doc:meta])* $name:ident, $says:literal, $rule:expr) => {
+    ($(#[$doc:meta])* $name:ident($held:ty), $says:literal, $rule:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
         #[serde(try_from = "String")]
-        pub struct $name(String);
+        pub struct $name($held);
 
         impl $name {
             /// Checks the rule of the type.
@@ -38,7 +39,7 @@ macro_rules! text {
             pub fn new(text: impl Into<String>) -> Result<Self, TextError> {
                 let text = text.into();
                 let rule: fn(&str) -> bool = $rule;
-                if rule(&text) { Ok(Self(text)) } else { Err(TextError { rule: $says, len: text.len() }) }
+                if rule(&text) { Ok(Self(text.into())) } else { Err(TextError { rule: $says, len: text.len() }) }
             }
 
             /// The text.
@@ -54,6 +55,12 @@ macro_rules! text {
             }
         }
 
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
         impl TryFrom<String> for $name {
             type Error = TextError;
 
@@ -66,7 +73,7 @@ macro_rules! text {
 
 text!(
     /// Who acted: a kind, a colon and an id, such as `local:1000` or `agent:triage`.
-    Actor,
+    Actor(Arc<str>),
     "an actor (`kind:id`, printable ASCII, at most 256)",
     |text| {
         text.len() <= MAX_ACTOR
@@ -80,13 +87,13 @@ text!(
 );
 text!(
     /// A collection, record, field or job: 1 to 1024 bytes without control characters.
-    Name,
+    Name(Arc<str>),
     "a name (1 to 1024, no control characters)",
     |text| !text.is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control)
 );
 text!(
     /// A word of a closed vocabulary, such as a format or an error code: `[a-z0-9_]`, at most 64.
-    Word,
+    Word(Cow<'static, str>),
     "a word (`a-z`, `0-9`, `_`, at most 64)",
     |text| {
         !text.is_empty()
@@ -96,7 +103,7 @@ text!(
 );
 text!(
     /// The deployment's id, as it stands in origins and key names: letters, digits, `.`, `_` and `-`, at most 128.
-    Deployment,
+    Deployment(Arc<str>),
     "a deployment id (letters, digits, `.`, `_`, `-`, at most 128)",
     |text| {
         !text.is_empty()
@@ -120,7 +127,7 @@ impl Name {
             end -= 1;
         }
         short.truncate(end);
-        Self(format!("{short}…sha256:{sum}"))
+        Self(format!("{short}…sha256:{sum}").into())
     }
 }
 
@@ -135,6 +142,12 @@ impl Word {
 impl From<Code> for Word {
     fn from(code: Code) -> Self {
         Self(code.as_str().into())
+    }
+}
+
+impl From<Format> for Word {
+    fn from(format: Format) -> Self {
+        Self(format.as_str().into())
     }
 }
 

@@ -57,9 +57,16 @@ impl Custody {
             if self.foreign.contains_key(&collection.id) {
                 continue;
             }
-            let page = self.records.scan(&collection.id, &Partition::whole(), None, sample).await?;
+            let mut records = Vec::new();
+            for partition in self.records.partitions(&collection.id).await? {
+                let left = sample.saturating_sub(records.len());
+                if left == 0 {
+                    break;
+                }
+                records.extend(self.records.scan(&collection.id, &partition, None, left).await?.records);
+            }
             let mut left = sample;
-            for record in &page.records {
+            for record in &records {
                 let Ok(doc) = doc_of(collection, record) else { continue };
                 let Ok(fields) = json::find(doc, &collection.fields) else { continue };
                 for field in fields {

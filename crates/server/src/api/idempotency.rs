@@ -19,9 +19,8 @@ use keyfold_custody::{
     vouched::Voucher,
 };
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use crate::{auth::Caller, problem::Problem, service::Service};
+use crate::{auth::Caller, problem::Problem, service::Service, wiped::Wiped};
 
 const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 const PREFIX: &str = "writes/";
@@ -63,13 +62,15 @@ struct Answer {
 #[derive(Debug, Clone)]
 pub(super) struct ShownOnce;
 
-/// A response that holds a secret: wiped once it is sent, and never kept.
-pub(super) fn shown_once(status: StatusCode, json: Zeroizing<Vec<u8>>) -> Response {
-    let mut response = Response::new(Body::from(Bytes::from_owner(super::values::Wiped(json))));
+/// A response that holds a secret, of about so many bytes: wiped once it is sent, and never kept.
+pub(super) fn shown_once(status: StatusCode, value: &impl Serialize, room: usize) -> Result<Response, Problem> {
+    let mut json = Wiped::with_capacity(room);
+    serde_json::to_writer(&mut json, value).map_err(|error| Problem::internal(&error))?;
+    let mut response = Response::new(Body::from(Bytes::from_owner(json)));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.extensions_mut().insert(ShownOnce);
-    response
+    Ok(response)
 }
 
 /// What a request says of being sent again.
@@ -348,7 +349,7 @@ mod tests {
     async fn p38_an_answer_that_holds_a_secret_is_not_kept() {
         let place = Place::new().await;
         let version = place.begun().await;
-        let secret = shown_once(StatusCode::CREATED, Zeroizing::new(b"\"hunter2\"".to_vec()));
+        let secret = shown_once(StatusCode::CREATED, &"hunter2", 16).unwrap();
         let shown = place.claim("1").end(version, Ok(secret)).await.unwrap();
         assert_eq!(shown.into_body().collect().await.unwrap().to_bytes(), "\"hunter2\"");
         assert_eq!(place.refused(1).await, "already_done");

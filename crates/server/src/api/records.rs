@@ -372,7 +372,7 @@ async fn open(
         CustodyError::NotFound { .. } => Problem::not_found("there is no such record, or no such secret in it"),
         error => error.into(),
     })?;
-    let room = opened.iter().map(|field| 6 * (field.secret.len() + field.pointer.len()) + 64).sum::<usize>() + 64;
+    let room = opened.iter().map(|field| field.secret.len() + field.pointer.len() + 64).sum::<usize>() + 64;
     let fields = opened.iter().map(|field| {
         let text = std::str::from_utf8(field.secret.expose()).ok();
         OpenedFieldOut {
@@ -381,8 +381,5 @@ async fn open(
             plaintext_base64: text.is_none().then(|| base64_simd::STANDARD.encode_to_string(field.secret.expose())),
         }
     });
-    let mut json = Zeroizing::new(Vec::with_capacity(room));
-    let out = OpenedFields { fields: fields.collect() };
-    serde_json::to_writer(&mut *json, &out).map_err(|error| Problem::internal(&error))?;
-    Ok(shown_once(StatusCode::OK, json))
+    shown_once(StatusCode::OK, &OpenedFields { fields: fields.collect() }, room)
 }

@@ -219,9 +219,7 @@ struct ListQuery {
 
 /// An answer with a secret in it, wiped once it is sent.
 fn once(status: StatusCode, value: &impl Serialize) -> Result<Response, Problem> {
-    let mut json = Zeroizing::new(Vec::with_capacity(32 << 10));
-    serde_json::to_writer(&mut *json, value).map_err(|error| Problem::internal(&error))?;
-    Ok(super::idempotency::shown_once(status, json))
+    super::idempotency::shown_once(status, value, 4 << 10)
 }
 
 fn shown(secret: &Secret) -> Result<&str, Problem> {

@@ -18,7 +18,6 @@ use keyfold_custody::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use zeroize::Zeroizing;
 
 use super::idempotency::{Once, shown_once};
 use crate::{auth::Caller, body, problem::Problem, service::Service};
@@ -120,10 +119,7 @@ async fn create(
     let write = async {
         let (token, secret) = service.tokens.create(&permit, &service.custody.auditor, new).await?;
         let text = std::str::from_utf8(secret.expose()).map_err(|error| Problem::internal(&error))?;
-        let mut json = Zeroizing::new(Vec::with_capacity(16 << 10));
-        serde_json::to_writer(&mut *json, &NewTokenOut { token: text, about: out(&token) })
-            .map_err(|error| Problem::internal(&error))?;
-        Ok(shown_once(StatusCode::CREATED, json))
+        shown_once(StatusCode::CREATED, &NewTokenOut { token: text, about: out(&token) }, 1 << 10)
     };
     once.run((&service, &caller), bytes, write).await
 }

@@ -10,7 +10,12 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use keyfold_core::{envelope::Format, inspect::inspect as look, rewrap::How};
+use keyfold_core::{
+    envelope::Format,
+    id::{Commitment, KeyId},
+    inspect::inspect as look,
+    rewrap::How,
+};
 use keyfold_custody::{
     access::{Operation, op},
     error::CustodyError,
@@ -20,7 +25,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::text::{Entries, Text};
+use super::{
+    idempotency::shown_once,
+    text::{Entries, Text},
+};
 use crate::{
     auth::Caller,
     body,
@@ -148,10 +156,12 @@ pub(super) struct SealedOut {
     /// Its format.
     format: &'static str,
     /// The key that sealed it.
-    kid: String,
+    #[schema(value_type = String)]
+    kid: KeyId,
     /// kf1 only: what stays the same through every rewrap.
+    #[schema(value_type = Option<String>)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    commitment: Option<String>,
+    commitment: Option<Commitment>,
     /// Rewrap only: false where it was under the primary key already.
     #[serde(skip_serializing_if = "Option::is_none")]
     changed: Option<bool>,
@@ -169,7 +179,8 @@ pub(super) struct OpenedOut<'a> {
     /// The format it had.
     format: &'static str,
     /// The key that opened it.
-    kid: String,
+    #[schema(value_type = String)]
+    kid: KeyId,
 }
 
 /// What a value shows without a key.
@@ -277,30 +288,19 @@ impl<'a> Items<'a> {
         }
     }
 
-    /// Writes the results. Room for the longest they can be is taken at once, so that no outgrown buffer holds a secret.
+    /// Writes the results, for which there is about so much room.
     fn answer<T: Serialize>(&self, results: Vec<Result<T, Problem>>, room: usize) -> Result<Response, Problem> {
-        let mut json = Zeroizing::new(Vec::with_capacity(room));
         if self.batch {
             let each = |result: Result<T, Problem>| match result {
                 Ok(value) => Each::Done(value),
                 Err(problem) => Each::Failed { error: problem.body(None) },
             };
             let batch = Batch { results: results.into_iter().map(each).collect() };
-            serde_json::to_writer(&mut *json, &batch).map_err(|error| Problem::internal(&error))?;
+            shown_once(StatusCode::OK, &batch, room)
         } else {
             let one = results.into_iter().next().ok_or_else(|| Problem::internal(&"no result for an item"))??;
-            serde_json::to_writer(&mut *json, &one).map_err(|error| Problem::internal(&error))?;
+            shown_once(StatusCode::OK, &one, room)
         }
-        Ok(super::idempotency::shown_once(StatusCode::OK, json))
-    }
-}
-
-/// Bytes that are wiped once they are sent.
-pub(super) struct Wiped(pub(super) Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
     }
 }
 
@@ -392,8 +392,8 @@ fn count<T>(service: &Service, operation: &'static str, results: &[Result<T, Cus
     }
 }
 
-/// Room for an envelope around a secret, and for what stands beside it.
-const BESIDE: usize = 512;
+/// Room for what stands beside a value.
+const BESIDE: usize = 192;
 
 /// Seal one value or a batch
 ///
@@ -452,8 +452,8 @@ fn sealed(result: Result<SealedValue, CustodyError>, rewrap: Option<()>) -> Resu
     Ok(SealedOut {
         envelope: value.text,
         format: value.format.as_str(),
-        kid: value.kid.to_string(),
-        commitment: value.commitment.map(|commitment| commitment.to_string()),
+        kid: value.kid,
+        commitment: value.commitment,
         changed: rewrap.map(|()| value.changed),
     })
 }
@@ -486,8 +486,7 @@ pub(super) async fn open(
     service.metrics.audited(since);
     let results = fill(slots, done)?;
     count(&service, "open", &results);
-    // A byte takes at most six in JSON.
-    let room = results.iter().flatten().map(|opened| 6 * opened.secret.len() + BESIDE).sum::<usize>() + BESIDE;
+    let room = results.iter().flatten().map(|opened| opened.secret.len() + BESIDE).sum::<usize>() + BESIDE;
     let (opened, results): (Vec<_>, Vec<_>) = results
         .into_iter()
         .map(|result| match result {
@@ -502,7 +501,7 @@ pub(super) async fn open(
                 plaintext: text,
                 plaintext_base64: text.is_none().then(|| base64_simd::STANDARD.encode_to_string(value.secret.expose())),
                 format: value.format.as_str(),
-                kid: value.kid.to_string(),
+                kid: value.kid,
             })
         }
         (None, Some(error)) => Err(error.into()),

@@ -21,9 +21,9 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     folder::with(invocation, "records export", async |opened| {
         let permit = opened.permit()?;
         let collection = opened.custody.collection(&args.collection)?;
-        let mut after = None;
+        let mut at = Default::default();
         loop {
-            let (records, next) = opened.custody.export(&permit, collection, after.as_ref()).await?;
+            let (records, next) = opened.custody.export(&permit, collection, at).await?;
             let mut lines = String::new();
             for record in &records {
                 let key = serde_json::to_string(&record.key)
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
             }
             output::data(lines.as_bytes())?;
             let Some(next) = next else { return Ok(Exit::Done) };
-            after = Some(next);
+            at = next;
         }
     })
     .await

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::audit_log::{AuditError, queued::Batch};
 
+/// Room for the line of one event; most are shorter.
+const LINE: usize = 384;
+
 /// What a writer is and where it writes.
 pub(super) struct Identity {
     pub(super) folder: Folder,
@@ -128,13 +131,14 @@ impl Writer {
 
     fn write(&mut self, batches: &[Batch]) -> Result<Vec<Result<(), AuditError>>, AuditError> {
         let Some(live) = &mut self.live else { return Err(AuditError::Closed) };
-        let (mut chain, mut lines) = (live.chain, Vec::new());
+        let events: usize = batches.iter().map(|batch| batch.events.len()).sum();
+        let (mut chain, mut lines) = (live.chain, Vec::with_capacity(events * LINE));
         let mut answers = Vec::with_capacity(batches.len());
         for batch in batches {
             // A batch that does not encode fails alone: chain and lines go back to where it began.
             let (before, len) = (chain, lines.len());
             let encoded = batch.events.iter().try_for_each(|event| {
-                lines.extend_from_slice(&chain.append(event)?);
+                chain.append_to(&mut lines, event)?;
                 lines.push(b'\n');
                 Ok(())
             });
