@@ -299,7 +299,8 @@ fn a_database_in_which_init_made_nothing_is_taken_for_no_audit_log() {
     let Some(server) = Postgres::start() else { return };
     let data = common::folder::Data::new(INSTANCES);
     let key = data.call("audit key").run().text();
-    data.configure(&instances(&format!("[audit]\nsink = \"{}\"", server.address())));
+    fs::write(data.file("url"), server.address()).unwrap();
+    data.configure(&instances(&format!("[audit]\nsink = \"file:{}\"", data.file("url").display())));
     // None of them makes anything there, so each of them finds nothing.
     for command in ["records put instances one", "keys list", "audit tail", "serve --listen 127.0.0.1:0"] {
         let ended = data.call(command).stdin(DOC).run();
@@ -314,6 +315,9 @@ fn a_database_in_which_init_made_nothing_is_taken_for_no_audit_log() {
 
 /// The service's own retention, and by hand.
 fn retained(address: &str) {
+    let url = tempfile::NamedTempFile::new().unwrap();
+    fs::write(url.path(), address).unwrap();
+    let address = format!("file:{}", url.path().display());
     let config = format!("{INSTANCES}[audit]\nkeep = \"1s\"\nsink = \"{address}\"\n[server]\ncheckpoint = \"1s\"\n");
     let served = Served::new(&config);
     served.post("/v1/seal", json!({ "plaintext": "hunter2" })).is(200);
