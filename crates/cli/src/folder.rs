@@ -195,11 +195,12 @@ pub(crate) async fn init(invocation: &Invocation) -> Result<Made, Failure> {
     let config = config(invocation, &folder)?;
     let uri = root_uri(&folder, &config)?;
     let place = system::place(invocation, &config)?;
-    // A shared store is looked into before a root key is made that would not open what is there.
+    // A shared store is looked into before a root key is made that would not open what is there, and so is the audit log's.
     let shared = match &place {
         Some(place) => Some(System::open(Some(place), &folder, OpenMode::Create).await?),
         None => None,
     };
+    Audit::open(&config, &folder, OpenMode::Create).await?;
     let root: Arc<dyn RootKey> = match &uri {
         KeyUri::File(path) if !path.exists() => {
             let joins = match &shared {
@@ -394,7 +395,7 @@ async fn open(invocation: &Invocation, command: &str, needs: &Needs) -> Result<O
     let random: [u8; 48] = rng::array(&SystemRandom)?;
     let mut id = [0; 16];
     id.copy_from_slice(&random[..16]);
-    let audit = Audit::open(&config, &folder).await?;
+    let audit = Audit::open(&config, &folder, OpenMode::Existing).await?;
     let checkpoint = checkpoint(&audit).await?;
     let keys = LiveKeyring::open(keyrings, Arc::clone(&system.documents), WriterId(id), command).await?;
     not_before(checkpoint.as_ref(), &keys.opening())?;
@@ -452,7 +453,7 @@ pub(crate) async fn restore(
     let system = System::open(system::place(invocation, &config)?.as_ref(), &folder, OpenMode::Create).await?;
     let documents = Arc::clone(&system.documents);
     let keyrings = KeyringStore::new(documents, root, folder.copies(), Vec::new()).with_roots(Arc::new(Roots));
-    let audit = Audit::open(&config, &folder).await?;
+    let audit = Audit::open(&config, &folder, OpenMode::Create).await?;
     let checkpoint = checkpoint(&audit).await?;
     let backup = keyrings.examine(backup, recovery.map(|root| root as &dyn RootKey)).await?;
     not_before(checkpoint.as_ref(), backup.keyring()).map_err(|failure| {

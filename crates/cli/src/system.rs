@@ -90,6 +90,13 @@ impl Address {
     }
 }
 
+/// Where `audit.sink` is, if it is another place than the data folder.
+async fn sink_address(config: &Config) -> Result<Option<Address>, Failure> {
+    let Some(text) = &config.audit.sink else { return Ok(None) };
+    let place: Location = text.parse().map_err(|error| Failure::usage(format!("audit.sink: {error}")))?;
+    Address::of(&place, "audit sink").await.map(Some)
+}
+
 /// Where the audit log lies.
 pub(crate) enum Audit {
     /// Segment files in the data folder.
@@ -99,15 +106,26 @@ pub(crate) enum Audit {
 }
 
 impl Audit {
-    /// As keyfold.toml says.
-    pub(crate) async fn open(config: &Config, folder: &Folder) -> Result<Self, Failure> {
-        let Some(text) = &config.audit.sink else { return Ok(Self::Folder(folder.audit())) };
-        let place: Location = text.parse().map_err(|error| Failure::usage(format!("audit.sink: {error}")))?;
-        Ok(Self::Stored(match Address::of(&place, "audit sink").await? {
-            Address::Postgres(address) => PostgresStore::open(&address, OpenMode::Create).await?.audit(),
+    /// As keyfold.toml says; makes what it needs there where `mode` says so. A store without, or another one than was meant, would
+    /// otherwise begin a log in which nothing has happened yet.
+    pub(crate) async fn open(config: &Config, folder: &Folder, mode: OpenMode) -> Result<Self, Failure> {
+        let Some(address) = sink_address(config).await? else { return Ok(Self::Folder(folder.audit())) };
+        Ok(Self::Stored(match address {
+            Address::Postgres(address) => PostgresStore::open(&address, mode).await?.audit(),
             Address::Redis(address) => redis::audit(&address).await?,
             #[cfg(feature = "firestore")]
             Address::Firestore(address) => FirestoreSystem::connect(&address).await?.audit(),
+        }))
+    }
+
+    /// The log for who only reads it: nothing is made there, and nothing asked of the store that only a writer needs.
+    pub(crate) async fn to_read(config: &Config, folder: &Folder) -> Result<Log, Failure> {
+        let Some(address) = sink_address(config).await? else { return Ok(Log::Folder(folder.audit())) };
+        Ok(Log::Stored(match address {
+            Address::Postgres(address) => PostgresStore::open(&address, OpenMode::Existing).await?.audit().log(),
+            Address::Redis(address) => redis::audit_to_read(&address).await?,
+            #[cfg(feature = "firestore")]
+            Address::Firestore(address) => FirestoreSystem::connect(&address).await?.audit().log(),
         }))
     }
 

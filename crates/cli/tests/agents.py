@@ -11,6 +11,10 @@
                                                      that it read before; says "RECORD VERSION SECRET" of each that is stored, where
                                                      SECRET is the version that brought the secret
     agents.py PROGRAM versions WHERE COUNT           opens every record; says "RECORD VERSION SECRET"
+    agents.py PROGRAM odd WHERE COUNT                adds records with names as odd as the store takes
+    agents.py PROGRAM wreck WHERE COUNT              seals the odd ones of the main records under the key that is given, cuts off the
+                                                     value of the first
+    agents.py PROGRAM raw WHERE COUNT                every record, as JSON
 """
 import base64, json, os, random, re, select, socket, sqlite3, subprocess, sys, time
 from cryptography.fernet import Fernet
@@ -158,6 +162,31 @@ def versions_redis(port, count):
         print(i, doc.get("touched", 0), version or 0)
 
 
+NAMES = ["", " ", "'; drop table sessions; --", 'quo"te', "new\r\nline", "tab\t\\back", "ü\U0001f511", "%s {slot} *?[a]", "x" * 128]
+
+
+def odd_redis(port, count):
+    redis = Redis(port)
+    for name in [*(name.encode() for name in NAMES), b"\xff\xfe", b"\0", b"x" * 5000]:
+        redis("HSET", b"sre_instances:" + name, "name", "odd", "data", json.dumps({"connection_url": seal("odd")}))
+
+
+def wreck_redis(port, count):
+    redis = Redis(port)
+    for i in range(1, int(count), 2):
+        redis("HSET", f"sre_instances:redis-{i}", "data", instance(i, plain=False))
+    text = redis("HGET", "sre_instances:redis-0", "data").decode()
+    redis("HSET", "sre_instances:redis-0", "data", re.sub(r'("connection_url": "[^"]*)[^"]{9}"', r'\1"', text))
+
+
+def raw_redis(port, count):
+    redis, found = Redis(port), {}
+    for key in keys(redis):
+        value = redis("HGET", key, "data") if redis("TYPE", key) == b"hash" else redis("GET", key)
+        found[key.decode("latin-1")] = value.decode()
+    print(json.dumps(found))
+
+
 SCHEMA = """
 create table sessions (app_name varchar(128) not null, user_id varchar(128) not null, id varchar(128) not null, state text not null,
     create_time varchar(40), update_time varchar(40), primary key (app_name, user_id, id));
@@ -251,13 +280,40 @@ def versions_sql(program, where):
         print(name[2:], state.get("touched", 0), version or 0)
 
 
+def odd_sql(script):
+    token = lambda: Fernet(os.environ["SRE_AGENT_ENCRYPTION_KEY"]).encrypt(b"odd").decode()
+    for name in NAMES:
+        values = ["app", name, name, json.dumps({"_user_access_token": token()}), "2026-01-01", "2026-01-02"]
+        script(f"insert into sessions values ({', '.join(map(quoted, values))});")
+
+
+def wreck_sql(script, query, count):
+    fernet = Fernet(os.environ["SRE_AGENT_ENCRYPTION_KEY"])
+    for i in range(1, int(count), 2):
+        state = json.dumps({"_user_access_token": fernet.encrypt(b"unknown").decode()})
+        script(f"update sessions set state = {quoted(state)} where id = 's-{i}';")
+    (state,), = query("select state from sessions where id = 's-0'")
+    state = re.sub(r'(gAAAAA[^"]*)[^"]{9}', r"\1", state)
+    script(f"update sessions set state = {quoted(state)} where id = 's-0';")
+
+
+def raw_sql(query):
+    rows = [["session", *row] for row in query("select app_name, user_id, id, state from sessions")]
+    rows += [["event", *row] for row in query("select app_name, id, session_id, event_data from events")]
+    print(json.dumps({json.dumps(row[:4]): row[4] for row in rows}))
+
+
 program, act, where, *count = sys.argv[1:]
 if program == "redis":
-    acts = {"write": write_redis, "dump": dump_redis, "check": check_redis, "churn": churn_redis, "versions": versions_redis}
+    acts = {"write": write_redis, "dump": dump_redis, "check": check_redis, "churn": churn_redis, "versions": versions_redis,
+            "odd": odd_redis, "wreck": wreck_redis, "raw": raw_redis}
     acts[act](where, *count)
 elif act == "churn":
     churn_sql(program, where, *count)
 elif act == "versions":
     versions_sql(program, where)
+elif act in ("odd", "wreck", "raw"):
+    script, query = {"sqlite": sqlite, "postgres": postgres}[program](where)
+    {"odd": lambda: odd_sql(script), "wreck": lambda: wreck_sql(script, query, *count), "raw": lambda: raw_sql(query)}[act]()
 else:
     sql({"sqlite": sqlite, "postgres": postgres}[program], act, where, *(count or ["0"]))

@@ -293,3 +293,62 @@ fn an_address_that_is_none_is_refused_with_those_that_are() {
         keyfold("init --system").arg(address).run().fails(2, &[says]);
     }
 }
+
+#[test]
+fn a_database_in_which_init_made_nothing_is_taken_for_no_audit_log() {
+    let Some(server) = Postgres::start() else { return };
+    let data = common::folder::Data::new(INSTANCES);
+    let key = data.call("audit key").run().text();
+    fs::write(data.file("url"), server.address()).unwrap();
+    data.configure(&instances(&format!("[audit]\nsink = \"file:{}\"", data.file("url").display())));
+    // None of them makes anything there, so each of them finds nothing.
+    for command in ["records put instances one", "keys list", "audit tail", "serve --listen 127.0.0.1:0"] {
+        let ended = data.call(command).stdin(DOC).run();
+        ended.fails(5, &["has no schema `keyfold` yet", "keyfold init"]);
+    }
+    let ended = data.call("audit verify --key").arg(&key).run();
+    ended.fails(5, &["has no schema `keyfold` yet", "keyfold init"]);
+    data.call("init").run().text();
+    data.put("one", DOC);
+    assert_eq!(data.call("audit verify --json").run().json()["verdict"], "ok");
+}
+
+/// The service's own retention, and by hand.
+fn retained(address: &str) {
+    let url = tempfile::NamedTempFile::new().unwrap();
+    fs::write(url.path(), address).unwrap();
+    let address = format!("file:{}", url.path().display());
+    let config = format!("{INSTANCES}[audit]\nkeep = \"1s\"\nsink = \"{address}\"\n[server]\ncheckpoint = \"1s\"\n");
+    let served = Served::new(&config);
+    served.post("/v1/seal", json!({ "plaintext": "hunter2" })).is(200);
+    let sealed = || served.get("/v1/audit/export").text().contains("\"seal\"");
+    assert!(sealed());
+    for _ in 0..200 {
+        if !sealed() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!sealed(), "nothing was taken out");
+    let place = served.stop();
+    let call = |arguments: &str| keyfold(arguments).data_dir(&place.path().join("data"));
+    std::thread::sleep(Duration::from_secs(2));
+    let pruned = call("audit prune --older-than 1s --json").run().json();
+    assert!(pruned["events"].as_u64().unwrap() > 0, "{pruned}");
+    let report = call("audit verify --json").run().json();
+    assert_eq!(report["verdict"], "ok", "{report}");
+    assert!(report["pruned"].as_u64().unwrap() > 4, "{report}");
+    assert!(call("audit export").run().text().contains("\"audit_prune\""), "it is an event itself");
+}
+
+#[test]
+fn retention_keeps_a_log_in_redis_in_bounds() {
+    let Some(server) = Redis::single(&["--appendonly", "yes", "--appendfsync", "always"]) else { return };
+    retained(&server.address);
+}
+
+#[test]
+fn retention_keeps_a_log_in_postgresql_in_bounds() {
+    let Some(server) = Postgres::start() else { return };
+    retained(&server.address());
+}

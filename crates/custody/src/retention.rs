@@ -1,7 +1,5 @@
 //! Taking old events out of the audit log: for who may manage, as an event of its own, and never what a copy still needs.
 
-use std::path::Path;
-
 use keyfold_core::{
     audit::{Action, Deployment, Name, SigningKey, VerifierKey},
     clock::UnixTime,
@@ -11,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{
     access::{Permit, Place, op::Manage},
-    audit_log::{AuditError, Pruned, Pruner, follow::not_copied},
+    audit_log::{AuditError, Log, Pruned, Pruner, follow::not_copied},
     custody::Custody,
     error::CustodyError,
 };
@@ -30,21 +28,27 @@ pub fn audit_key(keyring: &Keyring) -> Result<(SigningKey, VerifierKey), Custody
 }
 
 impl Custody {
-    /// Takes out of the log in `dir` what happened before a moment. What the copies of these names do not have yet stays.
+    /// Takes out of the log what happened before a moment. What the copies of these names do not have yet stays; copies are of
+    /// segment files.
     ///
     /// # Errors
-    /// A log that does not verify: then nothing is taken out. The log's files.
+    /// A log that does not verify: then nothing is taken out. The log's files, or its store.
     pub async fn prune_audit(
         &self,
         permit: &Permit<Manage>,
-        dir: &Path,
+        log: &Log,
         before: UnixTime,
         copies: &[String],
     ) -> Result<Pruned, CustodyError> {
         permit.check(&Place::Deployment)?;
         let died = || CustodyError::Conflict { what: "retention died; the log says why".into() };
-        let folder = dir.to_owned();
-        let due = spawn_blocking(move || Pruner::is_due(&folder, before)).await.map_err(|_| died())??;
+        let due = match log {
+            Log::Folder(folder) => {
+                let folder = folder.clone();
+                spawn_blocking(move || Pruner::is_due(&folder, before)).await.map_err(|_| died())??
+            }
+            Log::Stored(log) => log.is_due(before).await?,
+        };
         if !due {
             return Ok(Pruned::default());
         }
@@ -52,13 +56,20 @@ impl Custody {
         let mut event = self.auditor.event(permit.actor(), Action::AuditPrune)?;
         event.record = Some(Name::abridge(&format!("before {before}")));
         let _durable = self.auditor.intent(&event).await?;
-        let (folder, copies, now) = (dir.to_owned(), copies.to_vec(), self.auditor.clock().now());
-        let pruned = spawn_blocking(move || {
-            let kept: Vec<_> = copies.iter().map(|name| not_copied(&folder, name)).collect::<Result<_, _>>()?;
-            let kept = |writer, number| kept.iter().any(|missing| missing(writer, number));
-            Pruner { key: &key, of: &of }.prune(&folder, (before, now), kept)
-        });
-        let pruned = pruned.await.map_err(|_| died())?.map_err(CustodyError::from);
+        let times = (before, self.auditor.clock().now());
+        let pruned = match log {
+            Log::Folder(folder) => {
+                let (folder, copies) = (folder.clone(), copies.to_vec());
+                let pruned = spawn_blocking(move || {
+                    let kept: Vec<_> = copies.iter().map(|name| not_copied(&folder, name)).collect::<Result<_, _>>()?;
+                    let kept = |writer, number| kept.iter().any(|missing| missing(writer, number));
+                    Pruner { key: &key, of: &of }.prune(&folder, times, kept)
+                });
+                pruned.await.map_err(|_| died())?
+            }
+            Log::Stored(log) => Pruner { key: &key, of: &of }.prune_stored(log, times).await,
+        };
+        let pruned = pruned.map_err(CustodyError::from);
         event.count = pruned.as_ref().ok().map(|pruned| pruned.events);
         self.auditor.outcome(&event, &pruned).await?;
         pruned

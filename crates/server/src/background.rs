@@ -2,7 +2,6 @@
 //! stored, rotate when it is time.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -14,6 +13,7 @@ use keyfold_custody::{
         Permit,
         op::{Manage, Rotate},
     },
+    audit_log::Log,
     collection::Collection,
     error::CustodyError,
     jobs::{Job, Kind},
@@ -31,6 +31,8 @@ use crate::{
 const WAIT: Duration = Duration::from_secs(60);
 /// How often retention looks for what is past its time.
 const RETENTION: Duration = Duration::from_secs(3600);
+/// What part of its time an event in a store may stay longer.
+const LITTLE: u32 = 64;
 
 /// What is done without anybody asking for it.
 #[derive(Debug)]
@@ -56,8 +58,8 @@ pub fn start(service: &Arc<Service>, scheduled: Scheduled) -> JoinSet<()> {
     for destination in &service.copies {
         tasks.spawn(copies::ship(Arc::clone(service), destination.clone()));
     }
-    if let (Some(keep), Some(folder)) = (service.custody.config.audit.keep, service.audit.segments()) {
-        tasks.spawn(retain(Arc::clone(service), scheduled.manage.clone(), keep, folder.to_owned()));
+    if let Some(keep) = service.custody.config.audit.keep {
+        tasks.spawn(retain(Arc::clone(service), scheduled.manage.clone(), keep));
     }
     if let Some(period) = service.settings.rotate {
         tasks.spawn(rotate(Arc::clone(service), scheduled, period));
@@ -77,21 +79,31 @@ async fn sign(service: Arc<Service>) {
 }
 
 /// Takes events past their time out of the log, where they were copied to everywhere they go.
-async fn retain(service: Arc<Service>, manage: Permit<Manage>, keep: Duration, folder: PathBuf) {
+async fn retain(service: Arc<Service>, manage: Permit<Manage>, keep: Duration) {
     loop {
-        let now = service.custody.auditor.clock().now();
-        let before = UnixTime(now.0.saturating_sub(keep.as_secs()));
-        let copies: Vec<String> = service.copies.iter().map(copies::Destination::name).collect();
-        match service.custody.prune_audit(&manage, &folder, before, &copies).await {
-            Ok(pruned) if pruned.events > 0 => {
-                service.metrics.audit_pruned.inc_by(pruned.events);
-                tracing::info!(events = pruned.events, "old events were taken out of the audit log");
+        match retain_once(&service, &manage, keep).await {
+            Ok(0) => {}
+            Ok(events) => {
+                service.metrics.audit_pruned.inc_by(events);
+                tracing::info!(events, "old events were taken out of the audit log");
             }
-            Ok(_) => {}
             Err(error) => tracing::error!(%error, "the audit log could not be kept in bounds"),
         }
         sleep(RETENTION.min(keep)).await;
     }
+}
+
+/// How many events went.
+async fn retain_once(service: &Service, manage: &Permit<Manage>, keep: Duration) -> Result<u64, CustodyError> {
+    let ago = |time: Duration| UnixTime(service.custody.auditor.clock().now().0.saturating_sub(time.as_secs()));
+    // A log in a store is read whole before anything goes, and each moment something in it passes its time: not for so little.
+    if let Log::Stored(log) = &service.audit
+        && !log.is_due(ago(keep + keep / LITTLE)).await?
+    {
+        return Ok(0);
+    }
+    let copies: Vec<String> = service.copies.iter().map(copies::Destination::name).collect();
+    Ok(service.custody.prune_audit(manage, &service.audit, ago(keep), &copies).await?.events)
 }
 
 async fn keep_counting(service: Arc<Service>) {

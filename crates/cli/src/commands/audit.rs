@@ -66,8 +66,8 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
                 Failure::usage("not a verifier key").hint("it is printed by `keyfold audit key`: NAME+ID+BASE64")
             })?;
             let folder = Folder::of(invocation)?;
-            let audit = system::Audit::open(&folder::config(invocation, &folder)?, &folder).await?;
-            judged(&verify(&audit.log(), &key).await?, invocation)
+            let log = system::Audit::to_read(&folder::config(invocation, &folder)?, &folder).await?;
+            judged(&verify(&log, &key).await?, invocation)
         }
         command => {
             folder::with(invocation, "audit", async |opened| {
@@ -168,14 +168,10 @@ fn judged(report: &Report, invocation: &Invocation) -> Result<Exit, Failure> {
 }
 
 async fn prune(opened: &Opened, older_than: Duration, invocation: &Invocation) -> Result<Exit, Failure> {
-    let Log::Folder(folder) = &opened.audit else {
-        return Err(Failure::usage("events are taken out of segment files only")
-            .hint("what lies in the store that `audit.sink` names is kept for ever"));
-    };
     let before = UnixTime(invocation.now().0.saturating_sub(older_than.as_secs()));
     let copies = &opened.custody.config.audit.copies;
     let names: Vec<_> = copies.iter().filter_map(|uri| Some(uri.parse::<Destination>().ok()?.name())).collect();
-    let pruned = opened.custody.prune_audit(&opened.permit()?, folder, before, &names).await?;
+    let pruned = opened.custody.prune_audit(&opened.permit()?, &opened.audit, before, &names).await?;
     if invocation.json() {
         output::json(&pruned)?;
     } else {

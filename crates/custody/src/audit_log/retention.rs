@@ -1,6 +1,6 @@
 //! Retention: the oldest events go, the proof that they were there stays.
 //!
-//! Only finished segments go, whole, from the front of their chain, and only out of a log that verifies. The first one is
+//! What is said here is about files; of a log in a store see `stored/retention.rs`. Only finished segments go, whole, from the front of their chain, and only out of a log that verifies. The first one is
 //! replaced by its genesis and a [`Cut`] that the deployment's audit key signs; the checkpoints stay for good. Killed in between,
 //! the next run removes what the cut already stands for.
 

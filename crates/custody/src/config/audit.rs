@@ -60,8 +60,8 @@ impl Reader {
             Some(_) => self.mistake("audit.copies", "must be a list of strings, for example [\"file:/mnt/copy\"]"),
         }
         settings.sink = self.text(table, "audit.", "sink").map(str::to_owned);
-        for key in ["keep", "copies"].into_iter().filter(|key| settings.sink.is_some() && table.contains_key(*key)) {
-            self.mistake(&format!("audit.{key}"), "is for segment files, and `sink` names a store in their place");
+        if settings.sink.is_some() && table.contains_key("copies") {
+            self.mistake("audit.copies", "are of segment files, and `sink` names a store in their place");
         }
         settings
     }
@@ -92,8 +92,9 @@ mod tests {
             sink: None,
         };
         assert_eq!(read, expected);
-        let both = Config::parse("[audit]\nkeep = \"9d\"\nsink = \"env:X\"").unwrap_err().to_string();
-        assert!(both.contains("audit.keep: is for segment files"), "{both}");
+        let both = Config::parse("[audit]\ncopies = [\"file:/c\"]\nsink = \"env:X\"").unwrap_err().to_string();
+        assert!(both.contains("audit.copies: are of segment files"), "{both}");
+        assert!(Config::parse("[audit]\nkeep = \"9d\"\nsink = \"env:X\"").unwrap().audit.keep.is_some());
         let wrong =
             Config::parse("[audit]\nwait = 5\nkeep = \"long\"\ncopies = \"x\"\ncolour = 1").unwrap_err().to_string();
         for says in [

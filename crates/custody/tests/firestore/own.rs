@@ -94,7 +94,9 @@ async fn p02_an_emulator_that_is_gone_is_an_error_and_no_missing_document() {
 async fn the_audit_log_conforms() {
     use keyfold_custody::audit_log::conformance as audit;
 
-    use crate::suite::{Bench, several_writers_are_anchored_and_told_in_order};
+    use crate::suite::{
+        Bench, old_events_go_and_what_is_left_verifies, several_writers_are_anchored_and_told_in_order,
+    };
 
     let Some(emulator) = Firestore::start() else { return };
     let place = connect(&emulator).await.audit();
@@ -105,4 +107,5 @@ async fn the_audit_log_conforms() {
     };
     audit::suite(empty).await;
     several_writers_are_anchored_and_told_in_order(&empty()).await;
+    old_events_go_and_what_is_left_verifies(&empty()).await;
 }

@@ -8,15 +8,18 @@ use std::{
 
 use keyfold_custody::{
     layout::place::Layout,
-    store::{RecordStore as _, firestore::FirestoreStore},
+    store::{
+        CellValue, Expect, NewRecord, OnExisting, OwnRecords as _, RecordKey, RecordStore as _, SystemStore as _,
+        firestore::{FirestoreStore, FirestoreSystem},
+    },
 };
 use serde_json::{Value, json};
 
 use crate::{foreign::id, servers::firestore::ROOT};
 
-/// The rows of the next answers to a query, and to a count.
+/// The rows of the next answers to a query, and to a count; and what was asked for by path.
 #[derive(Clone, Default)]
-struct Said(Arc<Mutex<Value>>);
+struct Said(Arc<Mutex<Value>>, Arc<Mutex<Vec<Value>>>);
 
 impl Said {
     fn is(&self, rows: Value) {
@@ -51,9 +54,18 @@ impl Said {
             }
             let mut body = vec![0; length];
             read.read_exact(&mut body).ok()?;
-            let rows = match asked.contains(":batchGet") {
-                true => json!([{ "missing": format!("{ROOT}/keyfold/connects"), "readTime": TIME }]),
-                false => self.0.lock().unwrap().clone(),
+            let body: Value = serde_json::from_slice(&body).ok()?;
+            let rows = if asked.contains(":batchGet") {
+                let missing = |name| json!({ "missing": name, "readTime": TIME });
+                let rows = body["documents"].as_array()?.iter().map(missing).collect();
+                self.1.lock().unwrap().push(body);
+                rows
+            } else if asked.contains(":commit") {
+                let written: Vec<_> =
+                    body["writes"].as_array()?.iter().map(|_| json!({ "updateTime": TIME })).collect();
+                json!({ "writeResults": written, "commitTime": TIME })
+            } else {
+                self.0.lock().unwrap().clone()
             };
             let rows = rows.to_string();
             write!(
@@ -118,5 +130,23 @@ async fn p02_an_error_in_the_middle_of_a_streamed_answer_is_an_error_and_no_end_
     {
         said.is(odd.clone());
         assert!(scan().await.is_err(), "{odd}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_asks_what_is_there_and_not_for_its_bytes() {
+    let said = Said::default();
+    let address = format!("firestore://test-project/(default)?emulator=127.0.0.1:{}", said.serve());
+    let store = FirestoreSystem::connect(&address.parse().unwrap()).await.unwrap();
+    said.1.lock().unwrap().clear();
+    for how in [OnExisting::Skip, OnExisting::Replace, OnExisting::Fail] {
+        let new = NewRecord { key: RecordKey::new("a").unwrap(), doc: CellValue::text("{}".into()) };
+        store.insert(&id("instances"), vec![new], how).await.unwrap();
+    }
+    store.put("leases/a", b"x", Expect::Absent, None).await.unwrap();
+    let asked = said.1.lock().unwrap();
+    assert_eq!(asked.len(), 4, "{asked:?}");
+    for asked in asked.iter() {
+        assert_eq!(asked["mask"]["fieldPaths"], json!(["key", "nonce", "parts", "gone", "ends"]), "{asked}");
     }
 }

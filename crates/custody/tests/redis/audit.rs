@@ -9,7 +9,7 @@ use keyfold_custody::{
 use crate::{
     foreign::Raw,
     servers::redis::Redis,
-    suite::{Bench, several_writers_are_anchored_and_told_in_order},
+    suite::{Bench, old_events_go_and_what_is_left_verifies, several_writers_are_anchored_and_told_in_order},
 };
 
 const SAFE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
@@ -29,7 +29,39 @@ async fn the_audit_log_conforms() {
     })
     .await;
     raw.run(&[b"FLUSHALL"]).await;
-    several_writers_are_anchored_and_told_in_order(&Bench::on(place)).await;
+    several_writers_are_anchored_and_told_in_order(&Bench::on(place.clone())).await;
+    raw.run(&[b"FLUSHALL"]).await;
+    old_events_go_and_what_is_left_verifies(&Bench::on(place)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p41_a_checkpoint_that_was_taken_away_is_named_and_keeps_no_other_back() {
+    const NOTES: &[u8] = b"{keyfold-audit}:notes";
+    let Some(server) = Redis::single(&SAFE) else { return };
+    let raw = Raw::to(&server).await;
+    // Of the last one there is no trace in the others, which say all that it said.
+    for (gone, verdict) in [("1-1", "note_chain_broken"), ("1-2", "note_chain_broken"), ("1-3", "ok")] {
+        raw.run(&[b"FLUSHALL"]).await;
+        let bench = Bench::on(stored(&server).await.unwrap());
+        let sink = bench.writer();
+        for n in 0..5 {
+            let _proof = sink.append(&[conformance::event(n)]).await.unwrap();
+            sink.checkpoint(1).await.unwrap();
+            if n == 2 {
+                raw.run(&[b"XDEL", NOTES, gone.as_bytes()]).await;
+                assert_ne!(bench.verdict().await.0, "ok", "{gone}");
+            }
+        }
+        assert_eq!(bench.verdict().await, (verdict, 5, 4), "{gone}");
+        sink.close(1).await.unwrap();
+    }
+    let bench = Bench::on(stored(&server).await.unwrap());
+    raw.run(&[b"DEL", NOTES]).await;
+    // The first one's id is taken.
+    let (_, next) = (bench.writer(), bench.writer());
+    let _proof = next.append(&[conformance::event(9)]).await.unwrap();
+    next.close(1).await.unwrap();
+    assert_eq!(bench.verdict().await, ("unanchored", 6, 1));
 }
 
 #[tokio::test]

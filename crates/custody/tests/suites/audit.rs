@@ -9,7 +9,7 @@ use keyfold_core::{
     audit::{Deployment, Event, SigningKey, VerifierKey},
     clock::{Clock, UnixTime},
 };
-use keyfold_custody::audit_log::{AuditSink, Log, Queued, Stored, conformance};
+use keyfold_custody::audit_log::{AuditSink, Log, Pruned, Pruner, Queued, Stored, conformance};
 
 const SEED: [u8; 32] = [9; 32];
 
@@ -58,10 +58,22 @@ impl Bench {
         events
     }
 
+    fn keys() -> (SigningKey, VerifierKey) {
+        let key = SigningKey::from_seed(&SEED).unwrap();
+        let of = VerifierKey::of(&Deployment::new("d").unwrap(), key.public());
+        (key, of)
+    }
+
+    /// Takes out the events before the one of that number.
+    pub(crate) async fn prune(&self, before: u64) -> Pruned {
+        let (key, of) = Self::keys();
+        let times = (UnixTime(1_800_000_000 + before), UnixTime(1_800_001_000));
+        Pruner { key: &key, of: &of }.prune_stored(&self.stored.log(), times).await.unwrap()
+    }
+
     /// The worst that is wrong with it, in a word, and how many events and notes it has.
     pub(crate) async fn verdict(&self) -> (&'static str, u64, u64) {
-        let key = VerifierKey::of(&Deployment::new("d").unwrap(), SigningKey::from_seed(&SEED).unwrap().public());
-        let report = self.log().verify(&key).await.unwrap();
+        let report = self.log().verify(&Self::keys().1).await.unwrap();
         (report.verdict().as_str(), report.events, report.notes)
     }
 }
@@ -96,4 +108,44 @@ pub(crate) async fn several_writers_are_anchored_and_told_in_order(bench: &Bench
 
     let error = bench.writer_of("another").append(&[conformance::event(9)]).await.unwrap_err();
     assert!(error.to_string().contains("holds the audit log of the deployment `d`"), "{error}");
+}
+
+/// Retention, while the writer goes on.
+pub(crate) async fn old_events_go_and_what_is_left_verifies(bench: &Bench) {
+    let times = async || bench.events().await.iter().map(|event| event.time.0 - 1_800_000_000).collect::<Vec<_>>();
+    let (one, two) = (bench.writer(), bench.writer());
+    for n in 0..6 {
+        let _proof = one.append(&[conformance::event(n)]).await.unwrap();
+        if n == 2 {
+            one.checkpoint(1).await.unwrap();
+        }
+    }
+    let _proof = two.append(&[conformance::event(90), conformance::event(91)]).await.unwrap();
+    two.close(1).await.unwrap();
+    let log = bench.stored.log();
+    assert!(!log.is_due(UnixTime(1_800_000_000)).await.unwrap());
+    assert!(log.is_due(UnixTime(1_800_000_001)).await.unwrap());
+    // The fourth is old too, but nothing that is signed says where it ends.
+    assert_eq!(bench.prune(4).await, Pruned { events: 3, chains: 1 });
+    assert_eq!(times().await, [3, 4, 5, 90, 91]);
+    assert_eq!(bench.verdict().await.0, "unanchored");
+    assert_eq!(bench.prune(4).await, Pruned::default());
+    assert_eq!(bench.log().tail(4).await.unwrap().len(), 4);
+
+    let _proof = one.append(&(6..2500).map(conformance::event).collect::<Vec<_>>()).await.unwrap();
+    one.checkpoint(2).await.unwrap();
+    assert_eq!(bench.verdict().await, ("ok", 2499, 3));
+    let _proof = one.append(&[conformance::event(3000)]).await.unwrap();
+    one.close(2).await.unwrap();
+    assert_eq!(bench.prune(2999).await, Pruned { events: 2499, chains: 2 });
+    assert_eq!(times().await, [3000]);
+    assert_eq!(bench.verdict().await.0, "ok");
+    assert_eq!(bench.prune(9999).await, Pruned { events: 1, chains: 1 });
+    assert_eq!((times().await, bench.verdict().await.0), (vec![], "ok"));
+    assert_eq!(bench.prune(9999).await, Pruned::default());
+    // Who comes now begins after all of them.
+    let next = bench.writer();
+    let _proof = next.append(&[conformance::event(9000)]).await.unwrap();
+    next.close(3).await.unwrap();
+    assert_eq!((times().await, bench.verdict().await.0), (vec![9000], "ok"));
 }

@@ -2,9 +2,11 @@
 //!
 //! It holds what the segment files hold: the lines of each writer, the signed genesis first, and the notes. Lines and notes are
 //! numbered, and a number is given once: who comes second, or again after a connection broke off, finds out by reading. A
-//! writer that has not been heard of for a while is dead, and the next process anchors its chain.
+//! writer that has not been heard of for a while is dead, and the next process anchors its chain. After retention line 1 is the cut, and
+//! the lines that it stands for are gone.
 
 mod reader;
+mod retention;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -81,13 +83,19 @@ pub(crate) trait Lines: Send + Sync {
     /// Strikes writers off the list of those that may still write, where the chain, whose genesis is a line too, still stands there.
     async fn close(&self, tips: &[Tip]) -> Result<(), StoreError>;
 
-    /// Notes from a number on; the first one has number 1.
-    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError>;
+    /// Puts a line in the place of line 1, if that is still `was`; `false` where it is another.
+    async fn cut(&self, writer: WriterId, was: &[u8], cut: &[u8]) -> Result<bool, StoreError>;
+
+    /// Takes out the lines from 2 to `last`, which a cut in the place of line 1 stands for.
+    async fn forget(&self, writer: WriterId, last: u64) -> Result<(), StoreError>;
+
+    /// Notes from a number on, each with its number; the first one has number 1. Where one was taken away, its number is missing.
+    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError>;
 
     /// The last note and its number.
     async fn last_note(&self) -> Result<Option<(u64, String)>, StoreError>;
 
-    /// Adds the note of that number; `false` where it is not the next one.
+    /// Adds the note of that number; `false` where it is not the next one after the last note.
     async fn add_note(&self, number: u64, note: &str) -> Result<bool, StoreError>;
 }
 

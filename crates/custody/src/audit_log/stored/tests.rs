@@ -4,12 +4,12 @@ use std::{
 };
 
 use keyfold_core::{
-    audit::{Event, Word},
+    audit::{Event, VerifierKey, Word},
     clock::UnixTime,
 };
 
 use super::*;
-use crate::audit_log::{AuditSink as _, Log, conformance::event};
+use crate::audit_log::{AuditSink as _, Log, Pruned, Pruner, conformance::event};
 
 const SEED: [u8; 32] = [9; 32];
 
@@ -28,6 +28,8 @@ enum Fate {
 struct Memory {
     lines: Mutex<BTreeMap<WriterId, Vec<Vec<u8>>>>,
     notes: Mutex<Vec<String>>,
+    /// Whether retention is interrupted before it took anything out.
+    forgets_nothing: Mutex<bool>,
     /// Of the appends to come; all others are stored.
     fates: Mutex<VecDeque<Fate>>,
 }
@@ -61,7 +63,8 @@ impl Lines for Memory {
 
     async fn lines(&self, writer: WriterId, from: u64, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
         let from = usize::try_from(from).unwrap();
-        Ok(locked(&self.lines).get(&writer).into_iter().flatten().skip(from).take(limit).cloned().collect())
+        let lines = locked(&self.lines).get(&writer).cloned().unwrap_or_default();
+        Ok(lines.into_iter().skip(from).filter(|line| !line.is_empty()).take(limit).collect())
     }
 
     async fn last(&self, _: WriterId, _: usize) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -84,9 +87,25 @@ impl Lines for Memory {
         Ok(())
     }
 
-    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
-        let skipped = usize::try_from(from - 1).unwrap();
-        Ok(locked(&self.notes).iter().skip(skipped).take(limit).cloned().collect())
+    async fn cut(&self, writer: WriterId, was: &[u8], cut: &[u8]) -> Result<bool, StoreError> {
+        let mut all = locked(&self.lines);
+        let first = all.get_mut(&writer).and_then(|lines| lines.get_mut(1)).filter(|line| *line == was);
+        Ok(first.map(|first| *first = cut.to_vec()).is_some())
+    }
+
+    async fn forget(&self, writer: WriterId, last: u64) -> Result<(), StoreError> {
+        if !*locked(&self.forgets_nothing) {
+            let mut all = locked(&self.lines);
+            let lines = all.get_mut(&writer).into_iter().flatten();
+            lines.take(usize::try_from(last).unwrap() + 1).skip(2).for_each(Vec::clear);
+        }
+        Ok(())
+    }
+
+    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        let notes = locked(&self.notes).clone();
+        let from = notes.into_iter().zip(1..).map(|(note, n)| (n, note)).filter(|(n, _)| *n >= from);
+        Ok(from.take(limit).collect())
     }
 
     async fn last_note(&self) -> Result<Option<(u64, String)>, StoreError> {
@@ -126,12 +145,20 @@ impl Memory {
         events
     }
 
+    fn keys() -> (SigningKey, VerifierKey) {
+        let key = SigningKey::from_seed(&SEED).unwrap();
+        let of = VerifierKey::of(&Deployment::new("d").unwrap(), key.public());
+        (key, of)
+    }
+
+    async fn prune(self: &Arc<Self>, before: u64) -> Result<Pruned, AuditError> {
+        let (key, of) = Self::keys();
+        let times = (UnixTime(1_800_000_000 + before), UnixTime(1_800_001_000));
+        Pruner { key: &key, of: &of }.prune_stored(&StoredLog::new(Arc::clone(self) as _), times).await
+    }
+
     async fn verdict(self: &Arc<Self>) -> &'static str {
-        let key = keyfold_core::audit::VerifierKey::of(
-            &Deployment::new("d").unwrap(),
-            SigningKey::from_seed(&SEED).unwrap().public(),
-        );
-        StoredLog::new(Arc::clone(self) as _).verify(&key).await.unwrap().verdict().as_str()
+        StoredLog::new(Arc::clone(self) as _).verify(&Self::keys().1).await.unwrap().verdict().as_str()
     }
 }
 
@@ -215,4 +242,61 @@ async fn p41_a_store_that_lost_what_it_acknowledged_stops_the_writer_and_the_che
     assert!(sink.checkpoint(1).await.is_err());
     assert!(matches!(sink.append(&[event(3)]).await, Err(AuditError::Stopped { .. })));
     assert_eq!(store.verdict().await, "removed");
+}
+
+/// Ten events in one chain, a checkpoint after each.
+async fn ten() -> (Arc<Memory>, Queued) {
+    let store = Arc::new(Memory::default());
+    let sink = store.sink();
+    for n in 0..10 {
+        let _proof = sink.append(&[event(n)]).await.unwrap();
+        sink.checkpoint(1).await.unwrap();
+    }
+    (store, sink)
+}
+
+#[tokio::test]
+async fn retention_that_was_interrupted_leaves_a_log_that_verifies_and_is_ended_by_the_next_run() {
+    let (store, sink) = ten().await;
+    *locked(&store.forgets_nothing) = true;
+    assert_eq!(store.prune(4).await.unwrap(), Pruned { events: 4, chains: 1 });
+    let left = || locked(&store.lines).values().flatten().filter(|line| !line.is_empty()).count();
+    assert_eq!(left(), 11);
+    assert_eq!((store.verdict().await, store.events().await.len()), ("ok", 6));
+    *locked(&store.forgets_nothing) = false;
+    assert_eq!(store.prune(4).await.unwrap(), Pruned::default());
+    assert_eq!(left(), 8);
+    let _proof = sink.append(&[event(10)]).await.unwrap();
+    sink.close(1).await.unwrap();
+    assert_eq!((store.verdict().await, store.events().await.len()), ("ok", 7));
+}
+
+#[tokio::test]
+async fn of_two_that_prune_at_once_the_second_takes_nothing_out_that_the_first_stands_for() {
+    let (store, _sink) = ten().await;
+    let (key, of) = Memory::keys();
+    let log = StoredLog::new(Arc::clone(&store) as _);
+    let (_, slow) = log.judge(&of, UnixTime(1_800_000_003)).await.unwrap();
+    assert_eq!(slow[0].end.size, 3);
+    store.prune(6).await.unwrap();
+    let cut = keyfold_core::audit::Cut { tip: slow[0].end, time: UnixTime(1) }.sign(&key, &of);
+    assert!(!store.cut(slow[0].writer, &slow[0].first, &cut).await.unwrap());
+    assert_eq!((store.verdict().await, store.events().await.len()), ("ok", 4));
+}
+
+#[tokio::test]
+async fn p41_a_log_that_was_tampered_with_is_not_pruned_and_what_is_missing_after_the_cut_is_named() {
+    let (store, _sink) = ten().await;
+    store.prune(4).await.unwrap();
+    locked(&store.lines).values_mut().for_each(|lines| lines[7].clear());
+    assert_eq!(store.verdict().await, "changed");
+    assert!(matches!(store.prune(9).await, Err(AuditError::Tampered { .. })));
+    // A cut that nobody signed stands for nothing.
+    let (store, _sink) = ten().await;
+    let (_, of) = Memory::keys();
+    let (_, old) = StoredLog::new(Arc::clone(&store) as _).judge(&of, UnixTime(1_800_000_005)).await.unwrap();
+    let stranger = SigningKey::from_seed(&[8; 32]).unwrap();
+    let forged = keyfold_core::audit::Cut { tip: old[0].end, time: UnixTime(1) }.sign(&stranger, &of);
+    assert!(store.cut(old[0].writer, &old[0].first, &forged).await.unwrap());
+    assert!(["changed", "bad_signature", "removed"].contains(&store.verdict().await));
 }

@@ -256,12 +256,43 @@ impl Lines for FirestoreSystem {
         Ok(())
     }
 
-    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
+    async fn cut(&self, writer: WriterId, was: &[u8], cut: &[u8]) -> Result<bool, StoreError> {
+        let path = format!("{}/lines/{}", writer_path(writer), numbered(1));
+        let Some(document) = self.client().get(&[&path]).await?.pop().flatten() else { return Ok(false) };
+        if self.unpacked(&document)?.first().is_none_or(|line| line != was) {
+            return Ok(false);
+        }
+        let packed = held::bytes_value(&[cut, b"\n"].concat())?;
+        let fields = Fields::from([("first".into(), integer(1)?), ("v".into(), packed)]);
+        let change = Change { path, fields: Some(fields), expect: Expected::At(document.updated) };
+        Ok(self.client().commit(&[change]).await?.is_some())
+    }
+
+    async fn forget(&self, writer: WriterId, last: u64) -> Result<(), StoreError> {
+        let edge = |number| format!("{}/lines/{}", writer_path(writer), numbered(number));
+        let mut query = lines_of(writer);
+        (query.from, query.to) = (Some((edge(2), true)), Some(edge(last.saturating_add(1))));
+        loop {
+            let names = json!({ "select": { "fields": [{ "fieldPath": "first" }] } });
+            let documents = self.client().list_at(&mut query, names).await?.0;
+            let gone = |document: &Document| {
+                let path = self.client().path(document)?.to_owned();
+                Ok(Change { path, fields: None, expect: Expected::Anything })
+            };
+            let changes: Vec<Change> = documents.iter().map(gone).collect::<Result<_, StoreError>>()?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            self.client().commit(&changes).await?;
+        }
+    }
+
+    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         let mut query = all(NOTES, "");
         query.from = Some((format!("{NOTES}/{}", numbered(from)), true));
         query.limit = limit.min(300);
         let documents = self.client().list(&mut query).await?;
-        documents.iter().map(|document| self.note(document).map(|(_, note)| note)).collect()
+        documents.iter().map(|document| self.note(document)).collect()
     }
 
     async fn last_note(&self) -> Result<Option<(u64, String)>, StoreError> {

@@ -285,6 +285,23 @@ impl Client {
 
     /// As [`Client::get`], with the server's time of reading.
     pub(super) async fn get_at(&self, paths: &[&str]) -> Result<(Vec<Option<Document>>, String), StoreError> {
+        self.get_of(paths, json!({})).await
+    }
+
+    /// As [`Client::get_at`], only these fields of them.
+    pub(super) async fn get_only(
+        &self,
+        paths: &[&str],
+        fields: &[&str],
+    ) -> Result<(Vec<Option<Document>>, String), StoreError> {
+        self.get_of(paths, json!({"mask": {"fieldPaths": fields}})).await
+    }
+
+    async fn get_of(
+        &self,
+        paths: &[&str],
+        mut body: serde_json::Value,
+    ) -> Result<(Vec<Option<Document>>, String), StoreError> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Row {
@@ -296,7 +313,8 @@ impl Client {
         }
         let names: Vec<String> = paths.iter().map(|path| self.full(path)).collect();
         let at = utf8_percent_encode(&self.root, PLAIN);
-        let rows: Vec<Row> = self.post(&format!("{at}:batchGet"), &json!({"documents": names})).await?;
+        body["documents"] = json!(names);
+        let rows: Vec<Row> = self.post(&format!("{at}:batchGet"), &body).await?;
         let time = rows.last().map(|row| row.read_time.clone()).unwrap_or_default();
         // Answers come in any order, and every document has one.
         let mut answers = std::collections::HashMap::with_capacity(rows.len());

@@ -29,6 +29,9 @@ pub(super) const WHOLE: usize = 900 << 10;
 /// The most bytes under one name: a commit takes 10 MiB, and base64 makes four of three.
 pub(super) const MOST: usize = 6 << 20;
 
+/// The fields of a document without its bytes.
+pub(super) const HEAD: &[&str] = &["key", "nonce", "parts", "gone", "ends"];
+
 /// How often a write is tried again that somebody else was in the way of.
 pub(super) const TRIES: u32 = 30;
 

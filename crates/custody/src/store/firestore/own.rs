@@ -90,6 +90,14 @@ impl FirestoreSystem {
         found.into_iter().map(|found| found.map(|document| Held::of(self.client(), document)).transpose()).collect()
     }
 
+    /// The same without their bytes: whether they are there, and what a write on top of them must know.
+    async fn heads(&self, collection: &CollectionId, keys: &[&str]) -> Result<Vec<Option<Held>>, StoreError> {
+        let paths: Vec<String> = keys.iter().map(|key| path(collection, key)).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let (found, _) = self.client().get_only(&paths, held::HEAD).await?;
+        found.into_iter().map(|found| found.map(|document| Held::of(self.client(), document)).transpose()).collect()
+    }
+
     /// Stores some in one commit; which of them were there. `None` where one is there and must not be, with its key.
     async fn insert_at_once(
         &self,
@@ -99,7 +107,7 @@ impl FirestoreSystem {
     ) -> Result<Vec<bool>, StoreError> {
         let keys: Vec<&str> = docs.iter().map(|(key, _)| key.as_str()).collect();
         for attempt in 0..held::TRIES {
-            let found = self.held(collection, &keys).await?;
+            let found = self.heads(collection, &keys).await?;
             let mut changes = Vec::new();
             for ((key, doc), found) in docs.iter().zip(&found) {
                 match (found, on_existing) {
@@ -353,7 +361,7 @@ impl OwnRecords for FirestoreSystem {
     ) -> Result<bool, StoreError> {
         let path = path(collection, key.as_str());
         for attempt in 0..held::TRIES {
-            let found = self.held(collection, &[key.as_str()]).await?.pop().flatten();
+            let found = self.heads(collection, &[key.as_str()]).await?.pop().flatten();
             let Some(held) = found.filter(|held| expect.is_none_or(|revision| held.version == revision)) else {
                 return Ok(false);
             };

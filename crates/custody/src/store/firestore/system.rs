@@ -112,6 +112,13 @@ impl FirestoreSystem {
         Ok((found, self.millis(&time)?))
     }
 
+    /// The same without its bytes.
+    async fn head(&self, path: &str) -> Result<(Option<Held>, i64), StoreError> {
+        let (mut documents, time) = self.client().get_only(&[path], held::HEAD).await?;
+        let found = documents.pop().flatten().map(|document| Held::of(self.client(), document)).transpose()?;
+        Ok((found, self.millis(&time)?))
+    }
+
     /// Writes a document, or the trace of one that is gone, if `expect` holds; gives the version.
     async fn write(
         &self,
@@ -122,7 +129,7 @@ impl FirestoreSystem {
     ) -> Result<Option<u64>, StoreError> {
         let path = place(key);
         for attempt in 0..held::TRIES {
-            let (found, now) = self.found(&path).await?;
+            let (found, now) = self.head(&path).await?;
             let alive = found.as_ref().filter(|held| held.is_alive(now));
             let holds = match expect {
                 Expect::Any => value.is_some() || alive.is_some(),

@@ -130,12 +130,29 @@ impl Lines for PostgresStore {
         self.server().answer(query.execute(self.server().pool())).await.map(drop)
     }
 
-    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
+    async fn cut(&self, writer: WriterId, was: &[u8], cut: &[u8]) -> Result<bool, StoreError> {
         let query =
-            sqlx::query_scalar("SELECT note FROM keyfold.audit_notes WHERE number >= $1 ORDER BY number LIMIT $2")
+            sqlx::query("UPDATE keyfold.audit_lines SET line = $3 WHERE writer = $1 AND number = 1 AND line = $2")
+                .bind(writer.to_string())
+                .bind(was)
+                .bind(cut);
+        Ok(self.server().answer(query.execute(self.server().pool())).await?.rows_affected() == 1)
+    }
+
+    async fn forget(&self, writer: WriterId, last: u64) -> Result<(), StoreError> {
+        let query = sqlx::query("DELETE FROM keyfold.audit_lines WHERE writer = $1 AND number BETWEEN 2 AND $2")
+            .bind(writer.to_string())
+            .bind(number(last));
+        self.server().answer(query.execute(self.server().pool())).await.map(drop)
+    }
+
+    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        let query =
+            sqlx::query_as("SELECT number, note FROM keyfold.audit_notes WHERE number >= $1 ORDER BY number LIMIT $2")
                 .bind(number(from))
                 .bind(count(limit));
-        self.server().answer(query.fetch_all(self.server().pool())).await
+        let rows: Vec<(i64, String)> = self.server().answer(query.fetch_all(self.server().pool())).await?;
+        Ok(rows.into_iter().map(|(number, note)| (unsigned(number), note)).collect())
     }
 
     async fn last_note(&self) -> Result<Option<(u64, String)>, StoreError> {

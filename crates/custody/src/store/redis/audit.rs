@@ -5,7 +5,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `{keyfold-audit}:lines:WRITER` | stream | its lines |
-//! | `{keyfold-audit}:writer:WRITER` | hash | how many `lines`, and the `tip` of its chain |
+//! | `{keyfold-audit}:writer:WRITER` | hash | how many `lines`, the `tip` of its chain, and the `cut` that stands for its oldest lines |
 //! | `{keyfold-audit}:writers` | sorted set | writers, by when they last wrote |
 //! | `{keyfold-audit}:open` | sorted set | writers that may still write, by when they count as dead |
 //! | `{keyfold-audit}:notes` | stream | the notes |
@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use super::{address::RedisAddress, durable, key::slot, link::Link, reply, script::Code};
 use crate::{
     audit_log::{
-        Stored,
+        Stored, StoredLog,
         stored::{AT_ONCE, Append, Known, Lines, SILENCE},
     },
     store::StoreError,
@@ -61,11 +61,32 @@ static CLOSE: LazyLock<Code> = LazyLock::new(|| {
     Code::new("return redis.call('HGET', KEYS[2], 'lines') == ARGV[2] and redis.call('ZREM', KEYS[1], ARGV[1]) or 0")
 });
 
-/// The number and the note.
+/// What line 1 is, and the cut to stand for it and others. An entry of a stream cannot be replaced.
+static CUT: LazyLock<Code> = LazyLock::new(|| {
+    Code::new(
+        "local first = redis.call('HGET', KEYS[2], 'cut')
+if not first then
+  local entry = redis.call('XRANGE', KEYS[1], '1-2', '1-2')[1]
+  first = entry and entry[2][2]
+end
+if first ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[2], 'cut', ARGV[2])
+return 1",
+    )
+});
+
+/// The number and the note. Where the last note was taken away, the stream gives its number to no other.
 static ADD_NOTE: LazyLock<Code> = LazyLock::new(|| {
     Code::new(
-        "if redis.call('XLEN', KEYS[1]) ~= tonumber(ARGV[1]) - 1 then return 0 end
-redis.call('XADD', KEYS[1], '1-' .. ARGV[1], 'l', ARGV[2])
+        "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local number = last and tonumber(string.match(last[1], '-(%d+)$')) or 0
+local next = tonumber(ARGV[1])
+if number ~= next - 1 then return 0 end
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+for i = 1, info.err and 0 or #info, 2 do
+  if info[i] == 'last-generated-id' then next = math.max(next, tonumber(string.match(info[i + 1], '-(%d+)$')) + 1) end
+end
+redis.call('XADD', KEYS[1], string.format('1-%d', next), 'l', ARGV[2])
 return 1",
     )
 });
@@ -82,10 +103,18 @@ struct RedisAudit {
 /// # Errors
 /// A server that cannot be reached, refuses, or does not flush each write before it answers.
 pub async fn audit(address: &RedisAddress) -> Result<Stored, StoreError> {
-    let link = Link::connect(address).await?;
-    let audit = RedisAudit { link, fit: Mutex::new(None) };
+    let audit = RedisAudit { link: Link::connect(address).await?, fit: Mutex::new(None) };
     audit.check(false).await?;
     Ok(Stored(Arc::new(audit)))
+}
+
+/// Connects to read the audit log, whatever the server does with new lines.
+///
+/// # Errors
+/// A server that cannot be reached or refuses.
+pub async fn audit_to_read(address: &RedisAddress) -> Result<StoredLog, StoreError> {
+    let audit = RedisAudit { link: Link::connect(address).await?, fit: Mutex::new(None) };
+    Ok(Stored(Arc::new(audit)).log())
 }
 
 fn lines_of(writer: WriterId) -> String {
@@ -109,6 +138,13 @@ impl RedisAudit {
             *fit = now;
         }
         Ok(())
+    }
+
+    /// What stands for the oldest lines of a writer.
+    async fn cut_of(&self, writer: WriterId) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = writer_key(writer);
+        let found = self.ask(&key, &["HGET", &key, "cut"]).await?;
+        self.understood(reply::bytes(found))
     }
 
     async fn ask(&self, key: &str, command: &[&str]) -> Result<Value, StoreError> {
@@ -178,9 +214,20 @@ impl Lines for RedisAudit {
     }
 
     async fn lines(&self, writer: WriterId, from: u64, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
-        let (key, from, limit) = (lines_of(writer), format!("1-{}", from + 1), limit.to_string());
-        let found = self.ask(&key, &["XRANGE", &key, &from, "+", "COUNT", &limit]).await?;
-        Ok(self.entries(found)?.into_iter().map(|(_, line)| line).collect())
+        let (key, first, most) = (lines_of(writer), format!("1-{}", from.saturating_add(1)), limit.to_string());
+        let cut = match from {
+            0 | 1 => self.cut_of(writer).await?,
+            _ => None,
+        };
+        let found = self.ask(&key, &["XRANGE", &key, &first, "+", "COUNT", &most]).await?;
+        let mut entries = self.entries(found)?;
+        if let Some(cut) = cut {
+            // Entry 2 holds line 1.
+            entries.retain(|(number, _)| *number != 2);
+            entries.insert(entries.iter().take_while(|(number, _)| *number < 2).count(), (2, cut));
+            entries.truncate(limit);
+        }
+        Ok(entries.into_iter().map(|(_, line)| line).collect())
     }
 
     async fn last(&self, writer: WriterId, count: usize) -> Result<Vec<Vec<u8>>, StoreError> {
@@ -235,10 +282,29 @@ impl Lines for RedisAudit {
         Ok(())
     }
 
-    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
+    async fn cut(&self, writer: WriterId, was: &[u8], cut: &[u8]) -> Result<bool, StoreError> {
+        self.check(true).await?;
+        let done = self.run(&CUT, &[lines_of(writer), writer_key(writer)], &[was, cut]).await?;
+        Ok(self.understood(reply::number(done))? == 1)
+    }
+
+    async fn forget(&self, writer: WriterId, last: u64) -> Result<(), StoreError> {
+        let (key, last) = (lines_of(writer), format!("1-{}", last.saturating_add(1)));
+        loop {
+            let found = self.ask(&key, &["XRANGE", &key, "1-2", &last, "COUNT", "1000"]).await?;
+            let ids: Vec<String> = self.entries(found)?.iter().map(|(number, _)| format!("1-{number}")).collect();
+            if ids.is_empty() {
+                return Ok(());
+            }
+            let words: Vec<&str> = ["XDEL", &key].into_iter().chain(ids.iter().map(String::as_str)).collect();
+            self.ask(&key, &words).await?;
+        }
+    }
+
+    async fn notes(&self, from: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         let (from, limit) = (format!("1-{from}"), limit.to_string());
         let found = self.ask(NOTES, &["XRANGE", NOTES, &from, "+", "COUNT", &limit]).await?;
-        let text = |(_, note): (u64, Vec<u8>)| String::from_utf8_lossy(&note).into_owned();
+        let text = |(number, note): (u64, Vec<u8>)| (number, String::from_utf8_lossy(&note).into_owned());
         Ok(self.entries(found)?.into_iter().map(text).collect())
     }
 

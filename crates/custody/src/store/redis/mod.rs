@@ -7,8 +7,8 @@
 //!
 //! The user that Keyfold connects as needs `+info +ping +scan +type +dbsize`, `+hget`, `+hgetall` or `+get`, `+hset` or
 //! `+set`, `+evalsha +eval`, where single fields expire (Redis 7.4) `+hpexpiretime +hpexpireat`, on a cluster `+cluster|slots +cluster|nodes +asking`, and the keys of the collections. An audit sink: `+info +ping +evalsha
-//! +eval +config|get`, by its scripts `+time +xadd +xlen +hget +hset +zadd +zrem +zrangebyscore`, itself `+xrange +xrevrange +zrange
-//! +hget`, and the keys `{keyfold-audit}:*`.
+//! +eval +config|get`, by its scripts `+time +xadd +xinfo +xrange +xrevrange +hget +hset +zadd +zrem +zrangebyscore`, itself `+xrange +xrevrange +zrange
+//! +hget`, for retention `+xdel`, and the keys `{keyfold-audit}:*`.
 //!
 //! Not promised: that plaintext in the driver's buffers is wiped; that a swap is told as done where its slot was moving and the connection broke off at that very
 //! moment: it may then be told as changed by somebody else, and the job looks again.
@@ -42,7 +42,7 @@ use async_trait::async_trait;
 
 pub use self::{
     address::RedisAddress,
-    audit::audit,
+    audit::{audit, audit_to_read},
     own::RedisOwn,
     system::{Losses, RedisSystem},
 };
