@@ -55,6 +55,10 @@ impl Configured {
                 SealedUnder::Keyring
             }
         };
+        if settings.rules.auto_sre && under == SealedUnder::Transient {
+            let what = "--dev seals sessions under a key of this process alone, which Auto SRE's readers do not hold; leave one of the two out";
+            mistakes.push(Mistake { place: "sessions.auto_sre".into(), what: what.into() });
+        }
         if !mistakes.is_empty() {
             let error = ConfigError(mistakes);
             let hint = error.hint().unwrap_or_default();

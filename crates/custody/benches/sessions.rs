@@ -2,13 +2,23 @@
 //!
 //! `cargo bench -p keyfold-custody --bench sessions`; `KEYFOLD_BENCH_SESSIONS` (100000).
 //!
+//! Another process makes the sessions, by the same code, and writes them to the store in one transaction: a flush for each would take
+//! ten minutes, and what making them leaves behind would hide what holding them weighs. This process opens the store and knows
+//! nothing but the handles.
+//!
 //! Warm: the sealed copy is in memory; each call looks it up, opens it, decides and appends an intent to an audit log that is not
 //! flushed. Processor time is that of the process, as the system counts it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot run says so")]
 #![allow(clippy::print_stdout, clippy::cast_precision_loss, reason = "what it is for")]
 
-use std::{fs, sync::Arc, time::Instant};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use keyfold_core::{
@@ -27,12 +37,18 @@ use keyfold_custody::{
         Granted, IssuerError, Issuers, Keys, Narrowing, NewSession, Person, PersonId, Presented, Rules, Sessions,
         Verified,
     },
-    store::sqlite::{OpenMode, SqliteStore},
+    store::{
+        ChangeMark, Doc, Expect, Put, StoreError, SystemStore,
+        sqlite::{OpenMode, SqliteStore},
+    },
     vouched::Voucher,
 };
+use sqlx::{Connection, SqliteConnection};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 const CALLS: usize = 200_000;
+/// Names the folder in which this process makes sessions, for the one that measures.
+const MAKE: &str = "KEYFOLD_BENCH_MAKE";
 
 /// Believes everything: what is measured here lies behind it.
 struct InsecureIssuer;
@@ -114,63 +130,136 @@ fn keyring() -> Arc<Keyring> {
     Arc::new(keyring.staged(entry).unwrap().promoted(kid, NOW).unwrap())
 }
 
-fn main() {
-    let wanted = std::env::var("KEYFOLD_BENCH_SESSIONS").map_or(100_000, |text| text.parse().unwrap());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Arc::new(SqliteStore::open(folder.path().join("db"), OpenMode::Create).await.unwrap());
-        let keyring = keyring();
-        let voucher = Arc::new(Voucher::of(&keyring).unwrap());
-        let sink: Arc<dyn AuditSink> = Arc::new(Unflushed::default());
-        let auditor = Auditor::new(sink, Arc::new(NOW));
-        let sessions = Arc::new(Sessions::new(
-            store,
-            Keys::Transient(keyring),
-            (voucher, auditor),
-            Arc::new(InsecureIssuer),
-            ("d".into(), Rules::default()),
-        ));
-        let routes = "[destinations.logs]\nhost = \"logs.example\"".parse().unwrap();
-        let broker = Broker::new(Arc::clone(&sessions), Routes::parse(&routes).unwrap(), None);
-        let owner = Subject::Local { uid: 0, owner: 0 };
-        let (seal, permit) = (authorize(&owner).unwrap(), authorize(&owner).unwrap());
-        let logs = Wanted { destination: broker.routes().named("logs").unwrap(), method: "GET", path: None };
+/// Takes what making sessions stores, with the time it stays in milliseconds. Nothing is read back from it.
+#[derive(Default)]
+struct Collected(Mutex<Vec<(String, Vec<u8>, Duration)>>);
 
-        let mut handles = Vec::with_capacity(wanted);
-        for n in 0..wanted {
-            // About as long as Google's.
-            let token = Secret::from(format!("ya29.{n:021}.{}", "x".repeat(190)));
-            let presented = Presented { issuer: None, access_token: token, id_token: None, nonce: None };
-            let handle = Some(Narrowing { destinations: Some(vec!["logs".into()]), ..Narrowing::default() });
-            let new = NewSession { presented, refresh_token: None, project: None, state: None, cookie: false, handle };
-            let made = sessions.create(&seal, new).await.unwrap();
-            handles.push(String::from_utf8(made.handle.unwrap().0.expose().to_vec()).unwrap());
+#[async_trait]
+impl SystemStore for Collected {
+    async fn get(&self, _: &str) -> Result<Option<Doc>, StoreError> {
+        Ok(None)
+    }
+
+    async fn put(&self, key: &str, value: &[u8], _: Expect, ttl: Option<Duration>) -> Result<Put, StoreError> {
+        self.0.lock().unwrap().push((key.to_owned(), value.to_vec(), ttl.unwrap()));
+        Ok(Put::Stored { version: 1 })
+    }
+
+    async fn delete(&self, _: &str, _: Expect) -> Result<bool, StoreError> {
+        unreachable!("nothing ends")
+    }
+
+    async fn list(&self, _: &str, _: Option<&str>, _: usize) -> Result<Vec<(String, Doc)>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn now(&self) -> Result<UnixTime, StoreError> {
+        Ok(NOW)
+    }
+
+    async fn changed(&self, _: &str, _: &ChangeMark, _: Duration) -> Result<ChangeMark, StoreError> {
+        unreachable!("nobody follows")
+    }
+}
+
+fn sessions(store: Arc<dyn SystemStore>) -> Arc<Sessions> {
+    let keyring = keyring();
+    let voucher = Arc::new(Voucher::of(&keyring).unwrap());
+    let sink: Arc<dyn AuditSink> = Arc::new(Unflushed::default());
+    let auditor = Auditor::new(sink, Arc::new(NOW));
+    let rules = ("d".into(), Rules::default());
+    Arc::new(Sessions::new(store, Keys::Transient(keyring), (voucher, auditor), Arc::new(InsecureIssuer), rules))
+}
+
+/// Makes sessions in `folder`: the store, and the handles by line.
+async fn make(folder: &Path, wanted: usize) {
+    let collected = Arc::new(Collected::default());
+    let sessions = sessions(Arc::clone(&collected) as Arc<dyn SystemStore>);
+    let seal = authorize(&Subject::Local { uid: 0, owner: 0 }).unwrap();
+    let mut handles = String::new();
+    for n in 0..wanted {
+        // About as long as Google's.
+        let token = Secret::from(format!("ya29.{n:021}.{}", "x".repeat(190)));
+        let presented = Presented { issuer: None, access_token: token, id_token: None, nonce: None };
+        let handle = Some(Narrowing { destinations: Some(vec!["logs".into()]), ..Narrowing::default() });
+        let new = NewSession { presented, refresh_token: None, project: None, state: None, cookie: false, handle };
+        let made = sessions.create(&seal, new).await.unwrap();
+        handles.push_str(std::str::from_utf8(made.handle.unwrap().0.expose()).unwrap());
+        handles.push('\n');
+    }
+    fs::write(folder.join("handles"), handles).unwrap();
+
+    let file = folder.join("db");
+    drop(SqliteStore::open(file.clone(), OpenMode::Create).await.unwrap());
+    let mut db = SqliteConnection::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    let docs = std::mem::take(&mut *collected.0.lock().unwrap());
+    let number = |n: usize| i64::try_from(n).unwrap();
+    for (n, (key, value, ttl)) in docs.iter().enumerate() {
+        sqlx::query(
+            "INSERT INTO system (key, value, version, expires_at)
+             VALUES (?1, ?2, ?3, CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?4)",
+        )
+        .bind(key)
+        .bind(value)
+        .bind(number(n + 1))
+        .bind(i64::try_from(ttl.as_millis()).unwrap())
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    }
+    let counted = sqlx::query("UPDATE counters SET value = ?1 WHERE name = 'system'").bind(number(docs.len()));
+    assert_eq!(counted.execute(&mut *tx).await.unwrap().rows_affected(), 1);
+    tx.commit().await.unwrap();
+    db.close().await.unwrap();
+}
+
+async fn measure(folder: &Path, wanted: usize) {
+    let store = SqliteStore::open(folder.join("db"), OpenMode::Existing).await.unwrap();
+    let sessions = sessions(Arc::new(store));
+    let routes = "[destinations.logs]\nhost = \"logs.example\"".parse().unwrap();
+    let broker = Broker::new(Arc::clone(&sessions), Routes::parse(&routes).unwrap(), None);
+    let permit = authorize(&Subject::Local { uid: 0, owner: 0 }).unwrap();
+    let logs = Wanted { destination: broker.routes().named("logs").unwrap(), method: "GET", path: None };
+    let handles: Vec<String> = fs::read_to_string(folder.join("handles")).unwrap().lines().map(str::to_owned).collect();
+    assert_eq!(handles.len(), wanted);
+
+    sessions.look().await.unwrap();
+    let (before, began) = (resident(), Instant::now());
+    for (n, handle) in handles.iter().enumerate() {
+        broker.credential_for(&permit, Some(handle), &logs).await.unwrap();
+        if n % 1000 == 0 {
+            sessions.look().await.unwrap();
         }
+    }
+    let (weight, read) = (resident() - before, began.elapsed().as_secs_f64());
+    println!("{wanted} live sessions: {weight:.0} MiB beside what the process held before; read in {read:.1} s");
+
+    for round in 0..3 {
         sessions.look().await.unwrap();
-        let before = resident();
-        for (n, handle) in handles.iter().enumerate() {
-            broker.credential_for(&permit, Some(handle), &logs).await.unwrap();
-            if n % 1000 == 0 {
+        let (began, used) = (Instant::now(), processor());
+        for n in 0..CALLS {
+            let handle = &handles[(n * 7919) % handles.len()];
+            std::hint::black_box(broker.credential_for(&permit, Some(handle), &logs).await.unwrap());
+            if n % 50_000 == 0 {
                 sessions.look().await.unwrap();
             }
         }
-        let weight = resident() - before;
-        println!("{wanted} live sessions: {weight:.0} MiB beside what the process held before");
+        let micros = (processor() - used) / CALLS as f64;
+        let wall = began.elapsed().as_secs_f64() * 1e6 / CALLS as f64;
+        println!("round {round}: {micros:.2} µs of processor time a call, {wall:.2} µs by the clock");
+    }
+}
 
-        for round in 0..3 {
-            sessions.look().await.unwrap();
-            let (began, used) = (Instant::now(), processor());
-            for n in 0..CALLS {
-                let handle = &handles[(n * 7919) % handles.len()];
-                std::hint::black_box(broker.credential_for(&permit, Some(handle), &logs).await.unwrap());
-                if n % 50_000 == 0 {
-                    sessions.look().await.unwrap();
-                }
-            }
-            let micros = (processor() - used) / CALLS as f64;
-            let wall = began.elapsed().as_secs_f64() * 1e6 / CALLS as f64;
-            println!("round {round}: {micros:.2} µs of processor time a call, {wall:.2} µs by the clock");
-        }
-    });
+fn main() {
+    let wanted = std::env::var("KEYFOLD_BENCH_SESSIONS").map_or(100_000, |text| text.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if let Some(folder) = std::env::var_os(MAKE) {
+        return runtime.block_on(make(Path::new(&folder), wanted));
+    }
+    let (folder, began) = (tempfile::tempdir().unwrap(), Instant::now());
+    let made = Command::new(std::env::current_exe().unwrap()).env(MAKE, folder.path()).status().unwrap();
+    assert!(made.success());
+    println!("{wanted} sessions made in {:.1} s", began.elapsed().as_secs_f64());
+    runtime.block_on(measure(folder.path(), wanted));
 }

@@ -113,6 +113,7 @@ impl Service {
     /// # Errors
     /// The store.
     pub async fn let_in(&self, people: Arc<People>) -> Result<(), CustodyError> {
+        people.sessions().ready().await?;
         people.sessions().look().await?;
         let _ = self.people.set(people);
         Ok(())

@@ -265,7 +265,13 @@ impl Broker {
         let mut tries = 0;
         loop {
             match self.sessions.put_own(session, &own.0, Expect::Version(own.1)).await {
-                Ok(Put::Stored { .. }) => return Ok(()),
+                Ok(Put::Stored { .. }) => {
+                    if newer && let Err(error) = self.sessions.renew_state(session, token).await {
+                        // Nothing here goes by it: readers that share the store find the former token until the next refresh.
+                        tracing::warn!(%error, "a refreshed token could not be put into its session's state");
+                    }
+                    return Ok(());
+                }
                 // It was ended meanwhile, and stays so.
                 Ok(Put::Conflict) => return Err(Reason::Revoked.into()),
                 Err(error) if tries >= TRIES => return Err(error.into()),

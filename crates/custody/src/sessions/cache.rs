@@ -121,10 +121,8 @@ impl Cache {
     }
 
     /// Takes over a note of the store. Gives the person whose session ended, where this node did not know.
-    pub(super) fn note(&self, key: &str, value: &[u8], most: UnixTime) -> Option<PersonId> {
+    pub(super) fn note(&self, key: &str, until: UnixTime) -> Option<PersonId> {
         let name = key.strip_prefix(ENDED)?;
-        let until = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).map(UnixTime);
-        let until = until.unwrap_or(most).min(most);
         match name.split_once('/') {
             None => {
                 let session: SessionId = name.parse().ok()?;

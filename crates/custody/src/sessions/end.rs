@@ -11,7 +11,8 @@ use keyfold_core::{
 };
 
 use super::{
-    BOUND, GRANTED, HOLDERS, PAGE, Person, Reason, Reference, Refused, SESSIONS, SessionId, Sessions, Standing, cache,
+    BOUND, GRANTED, HOLDERS, PAGE, Person, Reason, Reference, Refused, SESSIONS, SessionId, Sessions, Standing,
+    StoredSession, cache,
 };
 use crate::{
     error::CustodyError,
@@ -24,9 +25,11 @@ impl Sessions {
     /// # Errors
     /// No such session; the store, the audit log.
     pub async fn revoke(&self, actor: &Actor, id: SessionId, own: Option<&Person>) -> Result<(), Refused> {
-        let found = self.session(id).await;
+        let found = self.stored(id).await;
         let session = match found {
-            Ok(Some((session, _))) if own.is_none_or(|person| person.is(&session.person)) => session,
+            Ok(Some((StoredSession { session, .. }, _))) if own.is_none_or(|person| person.is(&session.person)) => {
+                session
+            }
             // What was tampered with can still be ended, by who may end everything.
             Err(Refused::For(Reason::Tampered)) if own.is_none() => return self.end(actor, id, self.most()).await,
             Err(error) => return Err(error),
@@ -79,11 +82,24 @@ impl Sessions {
     }
 
     async fn note_end(&self, what: &str, until: UnixTime) -> Result<(), StoreError> {
-        let text = until.0.to_string();
-        self.system
-            .put(&format!("{}{what}", cache::ENDED), text.as_bytes(), Expect::Any, Some(self.ttl(until)))
-            .await?;
+        let key = format!("{}{what}", cache::ENDED);
+        let note = self.voucher.vouch(&key, until.0.to_string().as_bytes());
+        self.system.put(&key, &note, Expect::Any, Some(self.ttl(until))).await?;
         Ok(())
+    }
+
+    /// Until when a note of the store holds. One that was not made here ends its session too: to refuse is the safe side, and who can
+    /// write it could remove the session. But then its own word for how long counts for nothing.
+    fn noted(&self, key: &str, note: &[u8]) -> UnixTime {
+        let until = self.voucher.check(key, note).and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let most = self.most();
+        until.map_or_else(
+            || {
+                tracing::warn!(key, "a note of a revocation was not made here; what it names is over all the same");
+                most
+            },
+            |until| UnixTime(until).min(most),
+        )
     }
 
     async fn delete_all(&self, prefix: &str) -> Result<(), StoreError> {
@@ -145,7 +161,7 @@ impl Sessions {
         let mut pages = Pages::under(cache::ENDED, &*self.system);
         while let Some(page) = pages.next().await? {
             for (key, doc) in &page {
-                if let Some(person) = self.cache.note(key, &doc.value, self.most()) {
+                if let Some(person) = self.cache.note(key, self.noted(key, &doc.value)) {
                     self.issuers.forget(person);
                 }
             }

@@ -22,6 +22,7 @@ mod own;
 mod refused;
 mod sealed;
 mod session;
+mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -71,6 +72,8 @@ const PAGE: usize = 500;
 const MAX_STATE: usize = 16 << 10;
 /// The field of Auto SRE's state that holds a token.
 const TOKEN_FIELD: &str = "_user_access_token";
+/// The one that says whose it is.
+const EMAIL_FIELD: &str = "user_email";
 
 /// The collection that grants speak of.
 #[must_use]
@@ -199,21 +202,16 @@ impl Sessions {
         refresh: Option<&Secret>,
         (token, expires): (&Secret, UnixTime),
     ) -> Result<(), CustodyError> {
+        self.ready().await?;
         if session.refreshes || session.vouched.is_some() {
             let own = Own { token, expires, generation: 0, refresh };
             self.put_own(session, &own, Expect::Absent).await?;
         }
-        let key = format!("{SESSIONS}{}", session.id);
-        let stored = StoredSession { session: session.clone(), state };
-        let doc = self.voucher.vouch(&key, &json(&stored)?);
-        self.put_new(&key, &doc, session.until).await
+        only_new(self.put_session(session, (state, token), Expect::Absent).await?)
     }
 
     async fn put_new(&self, key: &str, doc: &[u8], until: UnixTime) -> Result<(), CustodyError> {
-        match self.system.put(key, doc, Expect::Absent, Some(self.ttl(until))).await? {
-            Put::Stored { .. } => Ok(()),
-            Put::Conflict => Err(CustodyError::Conflict { what: "there is such a session already".into() }),
-        }
+        only_new(self.system.put(key, doc, Expect::Absent, Some(self.ttl(until))).await?)
     }
 
     pub(crate) fn ttl(&self, until: UnixTime) -> Duration {
@@ -296,7 +294,7 @@ impl Sessions {
         let (record, hash) = (reference.session.to_string(), reference.hash.to_string());
         let doc = self.system.get(&format!("{HOLDERS}{record}/{hash}")).await?.ok_or(Reason::Unknown)?;
         let stored: StoredHolder = serde_json::from_slice(&doc.value).map_err(|_| Reason::Tampered)?;
-        let session = self.session(reference.session).await?.ok_or(Reason::Unknown)?.0;
+        let (StoredSession { session, .. }, _) = self.stored(reference.session).await?.ok_or(Reason::Unknown)?;
         if !session.person.is(&stored.person) {
             return Err(Reason::Tampered.into());
         }
@@ -314,24 +312,8 @@ impl Sessions {
         Ok(held)
     }
 
-    /// A session with its state; `None` where there is none.
-    async fn session(&self, id: SessionId) -> Result<Option<(Session, Option<State>)>, Refused> {
-        let key = format!("{SESSIONS}{id}");
-        let Some(doc) = self.system.get(&key).await? else { return Ok(None) };
-        let stored = self.vouched(&key, &doc.value).ok_or(Reason::Tampered)?;
-        Ok(Some((stored.session, stored.state)))
-    }
-
     fn vouched(&self, key: &str, stored: &[u8]) -> Option<StoredSession> {
         serde_json::from_slice(self.voucher.check(key, stored)?).ok()
-    }
-
-    /// What the caller keeps with a session.
-    ///
-    /// # Errors
-    /// The store.
-    pub async fn state(&self, standing: &Standing) -> Result<Option<State>, Refused> {
-        Ok(self.session(standing.session.id).await?.and_then(|(_, state)| state))
     }
 
     /// A handle that reaches no further than the one it is made from.
@@ -390,6 +372,13 @@ impl Sessions {
 /// A person as a holder's copy names them: without their address, which changes.
 fn bare(person: &Person) -> Person {
     Person { email: None, ..person.clone() }
+}
+
+fn only_new(put: Put) -> Result<(), CustodyError> {
+    match put {
+        Put::Stored { .. } => Ok(()),
+        Put::Conflict => Err(CustodyError::Conflict { what: "there is such a session already".into() }),
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, CustodyError> {

@@ -10,7 +10,7 @@ use keyfold_core::{
 };
 
 use super::{
-    COLLECTION, GRANTED, HOLDERS, Head, Kind, Reason, Refused, Session, Sessions, import, json,
+    COLLECTION, GRANTED, HOLDERS, Head, Kind, Reason, Refused, SESSIONS, Session, Sessions, import, json,
     sealed::{self, Sealed},
 };
 use crate::{
@@ -96,7 +96,7 @@ impl Sessions {
         keyring: &Keyring,
         mut found: impl FnMut(Format, KeyId) + Send,
     ) -> Result<(), CustodyError> {
-        for prefix in [HOLDERS, GRANTED, import::IMPORTS] {
+        for prefix in [SESSIONS, HOLDERS, GRANTED, import::IMPORTS] {
             let mut pages = Pages::under(prefix, system);
             while let Some(page) = pages.next().await? {
                 for (_, doc) in &page {

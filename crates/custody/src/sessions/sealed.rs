@@ -73,7 +73,7 @@ pub(super) struct Sealed {
 /// The keyed binding of a Fernet token.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Bound {
+pub(super) struct Bound {
     kid: KeyId,
     mac: String,
 }
@@ -215,6 +215,16 @@ impl Sealed {
     /// A kf1 envelope that comes back from elsewhere.
     pub(super) fn of_text(text: &str) -> Self {
         Self { text: text.into(), bound: None }
+    }
+
+    /// A Fernet token that was kept apart from its binding.
+    pub(super) fn of_parts(text: &str, bound: Bound) -> Self {
+        Self { text: text.into(), bound: Some(bound) }
+    }
+
+    /// The same, to be kept so.
+    pub(super) fn into_parts(self) -> (String, Option<Bound>) {
+        (self.text.into(), self.bound)
     }
 
     /// The envelope, to be carried elsewhere.

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use keyfold_core::{audit::Actor, clock::UnixTime, envelope::Format, secret::Secret};
 
 use super::{
-    Head, MAX_STATE, Person, Presented, Reason, Reference, SessionId, TOKEN_FIELD, is_token, json, sealed::Sealed,
+    Head, MAX_STATE, Person, Presented, Reason, Reference, SessionId, TOKEN_FIELD, is_token, json,
+    sealed::{Bound, Sealed},
 };
 use crate::error::CustodyError;
 
@@ -19,11 +20,13 @@ pub struct Rules {
     pub life: Duration,
     /// What tokens are sealed in: `kf1`, or Fernet with a binding beside it.
     pub format: Format,
+    /// Whether a session's state holds the token besides, for Auto SRE's readers that share the store.
+    pub auto_sre: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { life: Duration::from_secs(12 * 3600), format: Format::Kf1 }
+        Self { life: Duration::from_secs(12 * 3600), format: Format::Kf1, auto_sre: false }
     }
 }
 
@@ -58,6 +61,9 @@ pub(super) struct StoredSession {
     pub(super) session: Session,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) state: Option<State>,
+    /// What binds the token in the state, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bound: Option<Bound>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]

@@ -145,10 +145,18 @@ pub(crate) struct Place {
     pub(crate) clock: Arc<SetClock>,
     pub(crate) sink: Arc<InsecureMemory>,
     pub(crate) format: Format,
+    pub(crate) auto_sre: bool,
 }
+
+/// The key that Auto SRE's readers hold.
+pub(crate) const READERS: [u8; 32] = [7; 32];
 
 /// A keyring with a master key and a Fernet key.
 pub(crate) fn keyring(byte: u8) -> Arc<Keyring> {
+    Arc::new(keyring_of(byte))
+}
+
+fn keyring_of(byte: u8) -> Keyring {
     let now = UnixTime(NOW);
     let mut keyring = Keyring::first("kr", "kf-test", Key32::new([9; 32]));
     for (purpose, suites) in [(Purpose::Master, vec![Format::Kf1]), (Purpose::Fernet, vec![Format::Fernet])] {
@@ -157,7 +165,7 @@ pub(crate) fn keyring(byte: u8) -> Arc<Keyring> {
         let entry = Entry::new(material, State::Staged, suites, now, Origin::Document);
         keyring = keyring.staged(entry).unwrap().promoted(kid, now).unwrap();
     }
-    Arc::new(keyring)
+    keyring
 }
 
 impl Place {
@@ -171,7 +179,17 @@ impl Place {
         let clock = Arc::new(SetClock::default());
         let issuer = Arc::new(InsecureIssuer { clock: Arc::clone(&clock), ..InsecureIssuer::default() });
         let sink = Arc::new(InsecureMemory::default());
-        Self { _folder: folder, store, keyring: keyring(1), issuer, clock, sink, format }
+        Self { _folder: folder, store, keyring: keyring(1), issuer, clock, sink, format, auto_sre: false }
+    }
+
+    /// One whose sessions keep the token for Auto SRE's readers too.
+    pub(crate) async fn with_readers(format: Format) -> Self {
+        let material = KeyMaterial::new(Purpose::Fernet, Key32::new(READERS)).unwrap();
+        let origin = Origin::Environment("SRE_AGENT_ENCRYPTION_KEY".into());
+        let entry = Entry::new(material, State::Primary, vec![Format::Fernet], UnixTime(0), origin);
+        let place = Self::with(format).await;
+        let (keyring, _) = keyring_of(1).with_environment(vec![entry]);
+        Self { keyring: Arc::new(keyring), auto_sre: true, ..place }
     }
 
     /// A node that has looked.
@@ -189,7 +207,7 @@ impl Place {
             Keys::Transient(keyring),
             (voucher, auditor),
             Arc::clone(&self.issuer) as Arc<dyn Issuers>,
-            ("kf-test".into(), Rules { format: self.format, ..Rules::default() }),
+            ("kf-test".into(), Rules { format: self.format, auto_sre: self.auto_sre, ..Rules::default() }),
         ))
     }
 

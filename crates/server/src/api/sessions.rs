@@ -399,7 +399,7 @@ async fn make_handle(
     once(StatusCode::CREATED, &HandleOut { handle: shown(&handle)?, reach: reach(&head) })
 }
 
-/// Make a handle of another session of the same person, one that was imported
+/// Make a handle of another session of the same person: one that was imported, or any where `sessions.auto_sre` is on
 #[utoipa::path(post, path = "/v1/sessions/{id}/handles", tag = "sessions", request_body = HandleBody,
     params(("id" = String, Path)), responses((status = 201, description = "Made", body = HandleOut<'_>)))]
 async fn make_handle_of(

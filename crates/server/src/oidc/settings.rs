@@ -171,9 +171,20 @@ impl Reader {
         Some(url)
     }
 
+    fn switch(&mut self, table: &Table, place: &str, key: &str) -> bool {
+        match table.get(key) {
+            None => false,
+            Some(Value::Boolean(on)) => *on,
+            Some(_) => {
+                self.wrong(&format!("{place}.{key}"), "must be true or false");
+                false
+            }
+        }
+    }
+
     fn settings(&mut self, table: &Table) -> SessionSettings {
         let place = "sessions";
-        self.unknown(table, place, &["life", "format", "sign_in", "issuers"]);
+        self.unknown(table, place, &["life", "format", "auto_sre", "sign_in", "issuers"]);
         let mut settings = SessionSettings::default();
         if let Some(life) = self.time(table, place, "life") {
             settings.rules.life = life;
@@ -183,6 +194,7 @@ impl Reader {
             Some("fernet") => settings.rules.format = Format::Fernet,
             Some(_) => self.wrong("sessions.format", "must be \"kf1\" or \"fernet\""),
         }
+        settings.rules.auto_sre = self.switch(table, place, "auto_sre");
         match table.get("issuers") {
             None => {}
             Some(Value::Array(listed)) => {
@@ -273,14 +285,7 @@ impl Reader {
             }
         });
         let algorithms = self.algorithms(table, place);
-        let refresh = match table.get("refresh") {
-            None | Some(Value::Boolean(false)) => false,
-            Some(Value::Boolean(true)) => true,
-            Some(_) => {
-                self.wrong(&format!("{place}.refresh"), "must be true or false");
-                false
-            }
-        };
+        let refresh = self.switch(table, place, "refresh");
         let settings = IssuerSettings {
             aliases: if google { vec!["accounts.google.com".into()] } else { Vec::new() },
             audiences: self.texts(table, place, "audiences").unwrap_or_default(),
@@ -367,7 +372,7 @@ mod tests {
     #[test]
     fn every_mistake_is_said_with_its_place() {
         let mistakes = parse(
-            "life = \"long\"\nformat = \"v1\"\ncolour = 1\n[sign_in]\nissuer = \"b\"\nscopes = [\"email\"]\n[[issuers]]\nname = \"a b\"\n\
+            "life = \"long\"\nformat = \"v1\"\nauto_sre = \"yes\"\ncolour = 1\n[sign_in]\nissuer = \"b\"\nscopes = [\"email\"]\n[[issuers]]\nname = \"a b\"\n\
              issuer = \"http://evil\"\nalgorithms = [\"none\", \"HS256\"]\nclient_secret = \"hunter2hunter2\"\nrefresh = 1\n\
              [[issuers]]\npreset = \"gogle\"\nclient_id = \"x\"\naccess = \"faith\"",
         )
@@ -376,6 +381,7 @@ mod tests {
         for says in [
             "sessions.life: must be a time",
             "sessions.format: must be",
+            "sessions.auto_sre: must be true or false",
             "sessions.colour: unknown key",
             "sessions.sign_in.issuer: must name",
             "sessions.sign_in.public_url: must be given",
