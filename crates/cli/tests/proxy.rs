@@ -4,6 +4,8 @@
 
 #[path = "proxy/bounds.rs"]
 mod bounds;
+#[path = "proxy/certificates.rs"]
+mod certificates;
 #[path = "common/mod.rs"]
 mod common;
 #[path = "proxy/place.rs"]

@@ -4,7 +4,8 @@
 //! - `tunnel`: CONNECT, under certificates of our own (`authority`).
 //! - `host`, `path`: what a request says, read in one way or refused.
 //! - `forward`: the one way out, in the order that is the promise; `rules`: what leaves at all; `guard`: which addresses are dialled.
-//! - `inject`, `sigv4`, `headers`: what is put in, and what goes; `upstream`: connections that know no user;
+//! - `inject`, `sigv4`, `headers`: what is put in, and what goes; `upstream`: connections that know no user; `connections`: and those that
+//!   know a client certificate;
 //!   `breaker`: hosts that are left alone for a while.
 //! - `answer`, `pipe`, `scrub`, `answers`: what comes back, as it streams.
 //! - `sidecar`: what stands beside an agent that knows nothing of all this.
@@ -19,6 +20,7 @@ mod answers;
 mod authority;
 mod breaker;
 mod call;
+mod connections;
 mod explain;
 mod flights;
 mod forward;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     authority::{Authority, AuthorityError},
+    connections::Connections,
     flights::Flights,
     forward::{Target, forward},
     grounds::Asker,
@@ -26,7 +27,7 @@ use super::{
     proof::Proof,
     settings::{ProxySettings, Reach, Reaches},
     tunnel::{self, Tunnel},
-    upstream::{Upstream, system_roots},
+    upstream::system_roots,
 };
 use crate::{auth::Peer, people::People, problem::Problem, request::REQUEST_ID, service::Service};
 
@@ -38,7 +39,7 @@ const CERTIFICATE: &str = "/ca.pem";
 /// A destination, and its connections.
 pub(super) struct Way {
     pub(super) reach: Arc<Reach>,
-    pub(super) upstream: Upstream,
+    pub(super) connections: Arc<Connections>,
 }
 
 /// The proxy.
@@ -94,9 +95,9 @@ impl Proxy {
         let mut ways = HashMap::new();
         let mut mistakes = Vec::new();
         for (name, reach) in reaches.0 {
-            match Upstream::new(&reach, &guard, &roots) {
-                Ok(upstream) => drop(ways.insert(name, Arc::new(Way { reach, upstream }))),
-                Err(what) => mistakes.push(Mistake { place: format!("destinations.{name}.roots"), what }),
+            match Connections::new(&reach, &guard, &roots) {
+                Ok(connections) => drop(ways.insert(name, Arc::new(Way { reach, connections }))),
+                Err((key, what)) => mistakes.push(Mistake { place: format!("destinations.{name}.{key}"), what }),
             }
         }
         if !mistakes.is_empty() {

@@ -250,15 +250,17 @@ fn reach(destination: &Arc<Destination>, mistakes: &mut Vec<Mistake>) -> Reach {
         }
     };
     if inject.needs_a_secret() && destination.secret.is_none() {
-        reader.wrong("secret", "must say where the secret key lies: a user's token does not sign");
+        reader.wrong("secret", "must say where the secret key lies: a user's token is none");
     }
+    let is_sent = inject.is_sent();
     Reach {
         rules,
         inject,
         private: reader.flag("private").unwrap_or(false),
         address,
         roots: reader.text("roots").map(PathBuf::from),
-        scrub: reader.flag("scrub").unwrap_or(true),
+        // What is not sent does not come back.
+        scrub: reader.flag("scrub").unwrap_or(true) && is_sent,
         cookies: reader.flag("cookies").unwrap_or(false),
         lenient,
         timeouts,
