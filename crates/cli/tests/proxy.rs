@@ -8,6 +8,8 @@ mod bounds;
 mod certificates;
 #[path = "common/mod.rs"]
 mod common;
+#[path = "proxy/mapped.rs"]
+mod mapped;
 #[path = "proxy/place.rs"]
 mod place;
 #[path = "proxy/upstream.rs"]

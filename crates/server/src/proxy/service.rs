@@ -17,6 +17,7 @@ use keyfold_custody::config::{ConfigError, Mistake};
 use tokio::sync::watch;
 
 use super::{
+    Mapped,
     authority::{Authority, AuthorityError},
     connections::Connections,
     flights::Flights,
@@ -133,6 +134,23 @@ impl Proxy {
                 return Ok(certificate(proxy.authority.pem()));
             }
             let (proof, target) = (Proof::of(&parts.headers)?, addressed(&parts)?);
+            forward(Asker::of(&proxy, proof, peer).await?, &proxy, target, (parts, body)).await
+        })
+        .await
+    }
+
+    /// Answers one request on a listener of one destination.
+    pub(crate) async fn serve_mapped(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        (mapping, asked): Mapped,
+    ) -> Response<Body> {
+        let proxy = Arc::clone(&self);
+        self.logged("mapped", async move {
+            let (parts, body) = request.into_parts();
+            one_host(&parts)?;
+            let (proof, target) = (Proof::of(&parts.headers)?, mapping.target(asked.as_ref(), &parts)?);
             forward(Asker::of(&proxy, proof, peer).await?, &proxy, target, (parts, body)).await
         })
         .await

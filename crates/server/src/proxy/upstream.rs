@@ -31,7 +31,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use keyfold_core::error::Hint;
-use rustls::{AlertDescription, ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS12, version::TLS13};
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS12, version::TLS13};
 use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -193,44 +193,19 @@ fn problem(error: &hyper_util::client::legacy::Error) -> Problem {
                 )
                 .hint("check its `host` and `port`; `timeouts` of the destination says how long it may take"),
                 ConnectError::Tls(_) => gateway("upstream_tls", "the destination's certificate or TLS is not taken")
-                    .hint("where its certificate is your own authority's, name that in `roots` of the destination"),
+                    .hint("where its certificate is your own authority's, name that in `roots` of the destination; where it wants a client \
+                           certificate, in `inject`"),
             };
         }
         if let Some(error) = error.downcast_ref::<Interrupted>() {
             return Problem::bad_request(error.0);
         }
-        // After its own handshake is done, TLS 1.3 learns that its certificate was not taken.
-        if let Some(alert) = alert(error) {
-            tracing::debug!(?alert, "a destination ended TLS");
-            return gateway("upstream_tls", "the destination does not take the client certificate, or wants one").hint(
-                "`inject` of the destination names a client certificate; who signs for the clients says which it takes",
-            );
-        }
         cause = error.source();
     }
     tracing::debug!(?error, "a destination broke off");
     gateway("upstream_broken", "the destination broke off, or answered with something that is not HTTP")
-        .hint("the call may have arrived there: look before you repeat one that changes something")
-}
-
-/// What a destination says of a client certificate: that it wants one, or not this one.
-fn alert(error: &(dyn StdError + 'static)) -> Option<AlertDescription> {
-    use AlertDescription as Alert;
-    let all = [
-        Alert::CertificateRequired,
-        Alert::BadCertificate,
-        Alert::UnsupportedCertificate,
-        Alert::CertificateRevoked,
-        Alert::CertificateExpired,
-        Alert::CertificateUnknown,
-        Alert::UnknownCA,
-        Alert::DecryptError,
-        Alert::AccessDenied,
-        Alert::HandshakeFailure,
-    ];
-    // HTTP/2 hands on the text of an error, and not the error.
-    let said = error.to_string();
-    all.into_iter().find(|alert| said.ends_with(&rustls::Error::AlertReceived(*alert).to_string()))
+        .hint("the call may have arrived there: look before you repeat one that changes something; a destination that wants another client \
+               certificate ends like this too")
 }
 
 /// The body of a request ended before its time, on the agent's side.
