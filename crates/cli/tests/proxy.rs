@@ -4,8 +4,12 @@
 
 #[path = "proxy/bounds.rs"]
 mod bounds;
+#[path = "proxy/certificates.rs"]
+mod certificates;
 #[path = "common/mod.rs"]
 mod common;
+#[path = "proxy/mapped.rs"]
+mod mapped;
 #[path = "proxy/place.rs"]
 mod place;
 #[path = "proxy/upstream.rs"]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Request};
+use axum::{Router, extract::Request, response::Response};
 use futures::future::OptionFuture;
 use hyper::service::service_fn;
 use hyper_util::{
@@ -34,7 +34,7 @@ use crate::{
     api,
     auth::Peer,
     prompt::Prompt,
-    proxy::Proxy,
+    proxy::{Mapping, Proxy, settings::ProxySettings},
     service::Service,
     settings::Settings,
     tls::{Tls, TlsError, actor_of},
@@ -84,6 +84,7 @@ impl Hint for ListenError {
 pub struct Listening {
     tcp: TcpListener,
     proxy: Option<(TcpListener, SocketAddr)>,
+    mapped: Vec<(TcpListener, SocketAddr, Arc<Mapping>)>,
     unix: Option<(UnixListener, PathBuf)>,
     tls: Option<Arc<Tls>>,
     address: SocketAddr,
@@ -94,7 +95,7 @@ impl Listening {
     ///
     /// # Errors
     /// An address that cannot be had, certificates that cannot be used.
-    pub async fn bind(settings: &Settings, proxy: Option<SocketAddr>) -> Result<Self, ListenError> {
+    pub async fn bind(settings: &Settings, proxy: Option<&ProxySettings>) -> Result<Self, ListenError> {
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?.map(Arc::new);
         let failed = |address: String| move |source| ListenError::Bind { address, source };
         let tcp = TcpListener::bind(settings.listen).await.map_err(failed(settings.listen.to_string()))?;
@@ -103,15 +104,21 @@ impl Listening {
             None => None,
             Some(path) => Some((unix(path).map_err(failed(path.display().to_string()))?, path.clone())),
         };
-        let proxy = match proxy {
-            None => None,
-            Some(address) => {
-                let listener = TcpListener::bind(address).await.map_err(failed(address.to_string()))?;
-                let address = listener.local_addr().map_err(failed(address.to_string()))?;
-                Some((listener, address))
-            }
+        let bind = async |address: SocketAddr| {
+            let listener = TcpListener::bind(address).await.map_err(failed(address.to_string()))?;
+            let address = listener.local_addr().map_err(failed(address.to_string()))?;
+            Ok::<_, ListenError>((listener, address))
         };
-        Ok(Self { tcp, proxy, unix, tls, address })
+        let mut mapped = Vec::new();
+        for mapping in proxy.into_iter().flat_map(|proxy| &proxy.mapped) {
+            let (listener, address) = bind(mapping.address).await?;
+            mapped.push((listener, address, Arc::new(mapping.clone())));
+        }
+        let proxy = match proxy.and_then(|proxy| proxy.listen) {
+            None => None,
+            Some(address) => Some(bind(address).await?),
+        };
+        Ok(Self { tcp, proxy, mapped, unix, tls, address })
     }
 
     /// The address, its port chosen by the system where 0 was asked for.
@@ -132,6 +139,11 @@ impl Listening {
         self.proxy.as_ref().map(|(_, address)| self.url_of(*address))
     }
 
+    /// The listeners of single destinations: the destination, and the URL.
+    pub fn mapped(&self) -> impl Iterator<Item = (&str, String)> {
+        self.mapped.iter().map(|(_, bound, mapping)| (mapping.destination.as_str(), mapping.url(*bound)))
+    }
+
     fn url_of(&self, address: SocketAddr) -> String {
         format!("{}://{address}", if self.tls.is_some() { "https" } else { "http" })
     }
@@ -150,6 +162,11 @@ impl Listening {
         let proxying = proxy.as_ref().map(|proxy| serving(App::Proxy(Arc::clone(proxy))));
         if let (Some((listener, _)), Some(proxying)) = (self.proxy, &proxying) {
             tasks.spawn(tcp(listener, self.tls.clone(), Arc::clone(proxying)));
+        }
+        if let Some(proxying) = &proxying {
+            for (listener, _, mapping) in self.mapped {
+                tasks.spawn(accept_mapped(listener, mapping, Arc::clone(proxying)));
+            }
         }
         let serving = serving(App::Api(api::router(&service)));
         tasks.spawn(tcp(self.tcp, self.tls.clone(), Arc::clone(&serving)));
@@ -242,6 +259,34 @@ async fn tcp(listener: TcpListener, tls: Option<Arc<Tls>>, serving: Arc<Serving>
     }
 }
 
+/// Connections that lead to one destination.
+async fn accept_mapped(listener: TcpListener, mapping: Arc<Mapping>, serving: Arc<Serving>) {
+    loop {
+        let Some((room, (stream, from))) = next(&serving, listener.accept()).await else { continue };
+        let _ = stream.set_nodelay(true);
+        let Ok(local) = stream.local_addr() else { continue };
+        let (stream, peer) = (bounded(stream), Peer { address: Some(from.ip()), certificate: None });
+        let App::Proxy(proxy) = &serving.app else { return };
+        let (proxy, mapping) = (Arc::clone(proxy), Arc::clone(&mapping));
+        if !mapping.tls {
+            proxied(&serving, room, stream, move |request| {
+                Arc::clone(&proxy).serve_mapped(request, peer.clone(), (Arc::clone(&mapping), None))
+            });
+            continue;
+        }
+        // Only weakly, as above.
+        let serving = Arc::downgrade(&serving);
+        tokio::spawn(async move {
+            let accepted = timeout(HANDSHAKE, mapping.accept(&proxy, (stream, local))).await;
+            if let (Ok(Some((stream, asked))), Some(serving)) = (accepted, serving.upgrade()) {
+                proxied(&serving, room, stream, move |request| {
+                    Arc::clone(&proxy).serve_mapped(request, peer.clone(), (Arc::clone(&mapping), asked.clone()))
+                });
+            }
+        });
+    }
+}
+
 async fn accept_unix(listener: UnixListener, serving: Arc<Serving>) {
     loop {
         let Some((room, (stream, _))) = next(&serving, listener.accept()).await else { continue };
@@ -311,31 +356,46 @@ pub(crate) fn speaking() -> auto::Builder<TokioExecutor> {
 }
 
 fn connection(serving: &Serving, room: Room, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
-    let builder = speaking();
-    let stream = TokioIo::new(Prompt::new(stream, HANDSHAKE));
-    serving.service.metrics.connections.inc();
-    let origin = Origin::new(Arc::new(Counted { service: Arc::clone(&serving.service), _room: room }));
     match &serving.app {
         App::Api(app) => {
+            let stream = TokioIo::new(Prompt::new(stream, HANDSHAKE));
+            let origin = counted(serving, room);
             let app = app.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
                 request.extensions_mut().insert(peer.clone());
                 request
             });
-            let connection = builder.serve_connection(stream, TowerToHyperService::new(app)).into_owned();
+            let connection = speaking().serve_connection(stream, TowerToHyperService::new(app)).into_owned();
             watched(origin, serving.graceful.watch(connection));
         }
         App::Proxy(proxy) => {
-            let (proxy, on) = (Arc::clone(proxy), origin.clone());
-            let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-                request.extensions_mut().insert(on.clone());
-                let answered = Arc::clone(&proxy).serve(request, peer.clone());
-                async move { Ok::<_, std::convert::Infallible>(answered.await) }
-            });
-            // CONNECT and WebSocket take the connection over.
-            let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
-            watched(origin, serving.graceful.watch(connection));
+            let proxy = Arc::clone(proxy);
+            proxied(serving, room, stream, move |request| Arc::clone(&proxy).serve(request, peer.clone()));
         }
     }
+}
+
+/// One connection of the proxy's: CONNECT and WebSocket take it over.
+fn proxied<F: Future<Output = Response> + Send + 'static>(
+    serving: &Serving,
+    room: Room,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    answer: impl Fn(Request<hyper::body::Incoming>) -> F + Send + 'static,
+) {
+    let stream = TokioIo::new(Prompt::new(stream, HANDSHAKE));
+    let origin = counted(serving, room);
+    let on = origin.clone();
+    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(on.clone());
+        let answered = answer(request);
+        async move { Ok::<_, std::convert::Infallible>(answered.await) }
+    });
+    let connection = speaking().serve_connection_with_upgrades(stream, service).into_owned();
+    watched(origin, serving.graceful.watch(connection));
+}
+
+fn counted(serving: &Serving, room: Room) -> Origin {
+    serving.service.metrics.connections.inc();
+    Origin::new(Arc::new(Counted { service: Arc::clone(&serving.service), _room: room }))
 }
 
 fn watched<E: std::fmt::Display>(origin: Origin, connection: impl Future<Output = Result<(), E>> + Send + 'static) {

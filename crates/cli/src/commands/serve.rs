@@ -73,10 +73,9 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     proxy.listen = args.proxy_listen.or(proxy.listen);
     let settings = settings(args, &config.server)?;
     settings.check_address().map_err(|mistake| Failure::usage(mistake.to_string()))?;
-    if let Some(listen) = proxy.listen {
-        let encrypted = settings.tls.is_some() || settings.behind_tls;
-        let checked = ProxySettings::check_address(listen, encrypted);
-        checked.map_err(|mistake| Failure::usage(mistake.to_string()))?;
+    if proxy.is_on() {
+        let checked = proxy.check_addresses(settings.tls.is_some(), settings.behind_tls);
+        checked.map_err(|mistakes| Failure::usage(ConfigError(mistakes).to_string()))?;
         if people.is_none() {
             return Err(Failure::usage("the proxy needs people who sign in, and no issuer is configured")
                 .hint("add [[sessions.issuers]] to keyfold.toml; docs/sessions.md says how"));
@@ -132,9 +131,9 @@ async fn serve(
                 .warn("enforcement is permissive: service accounts may act where no user's token came with a call");
         }
     }
-    let listen = proxy.listen;
-    let proxy = match (listen, service.people()) {
-        (Some(_), Some(people)) => {
+    let proxying = proxy.is_on().then(|| proxy.clone());
+    let proxy = match service.people().filter(|_| proxy.is_on()) {
+        Some(people) => {
             let made = Proxy::new(Arc::clone(&service), Arc::clone(people), proxy).await;
             Some(made.map_err(|error| {
                 let hint = error.hint();
@@ -145,9 +144,9 @@ async fn serve(
                 }
             })?)
         }
-        _ => None,
+        None => None,
     };
-    let listening = Listening::bind(&settings, listen.filter(|_| proxy.is_some())).await?;
+    let listening = Listening::bind(&settings, proxying.as_ref().filter(|_| proxy.is_some())).await?;
     let token = first_token(opened, &service).await?;
     let background = background::start(&service, Scheduled { manage: opened.permit()?, rotate: opened.permit()? });
     let end = end()?;
@@ -197,8 +196,9 @@ fn announce(
     let folder = opened.folder.path();
     let (url, file) = (listening.url(), folder.join(TOKEN_FILE));
     if invocation.json() {
+        let mapped: std::collections::BTreeMap<_, _> = listening.mapped().collect();
         return output::json(&json!({
-            "url": url, "proxy": listening.proxy_url(), "unix": settings.unix, "data_folder": folder, "token_file": token.map(|_| &file),
+            "url": url, "proxy": listening.proxy_url(), "mapped": mapped, "unix": settings.unix, "data_folder": folder, "token_file": token.map(|_| &file),
         }));
     }
     say(invocation, &format!("data folder   {}", folder.display()));
@@ -208,6 +208,9 @@ fn announce(
     }
     if let Some(proxy) = listening.proxy_url() {
         say(invocation, &format!("proxy         {proxy}"));
+    }
+    for (destination, url) in listening.mapped() {
+        say(invocation, &format!("{destination:<13} {url}"));
     }
     if opened.system.is_shared() {
         say(invocation, &format!("system store  {}", opened.system.records.describe()));

@@ -54,6 +54,8 @@ pub(crate) struct Served {
     pub(crate) url: String,
     /// Of its proxy, where it has one.
     pub(crate) proxy: Option<String>,
+    /// Of its listeners of single destinations, by name.
+    pub(crate) mapped: Value,
     pub(crate) token: String,
     folder: Arc<TempDir>,
     child: Child,
@@ -154,6 +156,7 @@ impl Served {
         Self {
             url: said["url"].as_str().unwrap().to_owned(),
             proxy: said["proxy"].as_str().map(str::to_owned),
+            mapped: said["mapped"].clone(),
             token: token.trim().to_owned(),
             folder,
             child,

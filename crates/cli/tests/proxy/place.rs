@@ -390,15 +390,26 @@ impl Place {
         Socket(stream)
     }
 
+    /// The URL of a destination's own listener.
+    pub(crate) fn mapped(&self, name: &str) -> String {
+        self.served.mapped[name].as_str().unwrap().to_owned()
+    }
+
     /// A call of gRPC: status, body, trailers.
     pub(crate) fn grpc(&self, path: &str, handle: &str) -> (u16, Bytes, hyper::HeaderMap) {
-        let address = self.proxy().strip_prefix("http://").unwrap().to_owned();
+        let (proxy, url) = (self.proxy(), self.url(&self.here(), path));
+        self.grpc_at(&proxy, &url, handle)
+    }
+
+    /// The same over HTTP/2 in the clear, elsewhere.
+    pub(crate) fn grpc_at(&self, to: &str, url: &str, handle: &str) -> (u16, Bytes, hyper::HeaderMap) {
+        let address = to.strip_prefix("http://").unwrap().to_owned();
         self.served.block_on(async {
             let stream = TokioIo::new(tokio::net::TcpStream::connect(address).await.unwrap());
             let (mut send, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
             tokio::spawn(connection);
-            let request = hyper::Request::post(self.url(&self.here(), path))
+            let request = hyper::Request::post(url)
                 .header("keyfold-token", &self.agent)
                 .header("keyfold-session", handle)
                 .header("content-type", "application/grpc")

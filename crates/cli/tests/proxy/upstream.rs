@@ -43,6 +43,8 @@ pub(crate) struct Arrived {
     pub(crate) version: Version,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// The certificate that the client showed, DER.
+    pub(crate) client: Option<Vec<u8>>,
 }
 
 impl Arrived {
@@ -73,19 +75,22 @@ pub(crate) struct Upstream {
 impl Upstream {
     /// Speaks HTTP as it answers by path: see [`answer`].
     pub(crate) fn start(authority: &Authority, names: &[&str], alpn: &[&str]) -> Self {
-        Self::with(authority, names, alpn, |stream, noted| async move {
-            let service = service_fn(move |request| {
-                let noted = Arc::clone(&noted);
-                async move { answer(request, &noted).await }
-            });
-            let serve = auto::Builder::new(TokioExecutor::new());
-            let _ = serve.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
-        })
+        Self::with((authority, None), names, alpn, speak)
+    }
+
+    /// The same, which asks clients for certificates that `clients` signed, and insists on them where `required`.
+    pub(crate) fn asking(authority: &Authority, names: &[&str], (clients, required): (&Authority, bool)) -> Self {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(clients.0.pem().as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let verifier = if required { verifier } else { verifier.allow_unauthenticated() };
+        Self::with((authority, Some(verifier.build().unwrap())), names, &["h2", "http/1.1"], speak)
     }
 
     /// Reads a request's head and sends what the script says, whatever was asked; then it closes, or waits where the script says so.
     pub(crate) fn scripted(authority: &Authority, names: &[&str], script: Script) -> Self {
-        Self::with(authority, names, &["http/1.1"], move |mut stream, _| {
+        Self::with((authority, None), names, &["http/1.1"], move |mut stream, _| {
             let (sends, hang) = script.lock().unwrap().clone();
             async move {
                 let mut buffer = vec![0; 64 << 10];
@@ -100,7 +105,7 @@ impl Upstream {
     }
 
     fn with<F: Future<Output = ()> + Send + 'static>(
-        authority: &Authority,
+        (authority, clients): (&Authority, Option<Arc<dyn rustls::server::danger::ClientCertVerifier>>),
         names: &[&str],
         alpn: &[&str],
         talk: impl Fn(Noting, Arc<Noted>) -> F + Send + Sync + 'static,
@@ -111,10 +116,13 @@ impl Upstream {
         });
         let (cert, key) = authority.sign(names.collect());
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
+        let config =
+            rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = match clients {
+            None => config.with_no_client_auth(),
+            Some(verifier) => config.with_client_cert_verifier(verifier),
+        };
+        let mut config = config
             .with_single_cert(
                 vec![CertificateDer::from_pem_slice(cert.as_bytes()).unwrap()],
                 PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
@@ -182,6 +190,16 @@ impl Upstream {
     pub(crate) fn open(&self) -> usize {
         self.noted.open.load(Ordering::SeqCst)
     }
+}
+
+async fn speak(stream: Noting, noted: Arc<Noted>) {
+    let client = stream.stream.get_ref().1.peer_certificates().map(|chain| chain[0].to_vec());
+    let service = service_fn(move |request| {
+        let (noted, client) = (Arc::clone(&noted), client.clone());
+        async move { answer(request, &noted, client).await }
+    });
+    let serve = auto::Builder::new(TokioExecutor::new());
+    let _ = serve.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 /// A connection whose bytes are noted as they are read.
@@ -272,7 +290,11 @@ fn channel(mut receive: tokio::sync::mpsc::Receiver<Bytes>) -> Answered {
 /// - `/grpc`: trailers
 /// - `/ws`: a WebSocket handshake, then every byte back
 /// - anything else: who is asking, by the credential
-async fn answer(mut request: Request<Incoming>, noted: &Noted) -> Result<Response<Answered>, Broken> {
+async fn answer(
+    mut request: Request<Incoming>,
+    noted: &Noted,
+    client: Option<Vec<u8>>,
+) -> Result<Response<Answered>, Broken> {
     let target = request.uri().path_and_query().map_or_else(String::new, ToString::to_string);
     let upgrade = target.starts_with("/ws").then(|| hyper::upgrade::on(&mut request));
     let (head, body) = request.into_parts();
@@ -287,6 +309,7 @@ async fn answer(mut request: Request<Incoming>, noted: &Noted) -> Result<Respons
         version: head.version,
         headers: head.headers,
         body: if size > 1 << 20 { Bytes::new() } else { body },
+        client,
     });
     let mut response = Response::new(whole(credential.clone()));
     let mut headers = HeaderMap::new();

@@ -116,8 +116,19 @@ impl Lent {
 }
 
 /// The keys of a destination that the proxy reads.
-pub(super) const PROXY_KEYS: [&str; 10] =
-    ["rules", "inject", "private", "address", "roots", "scrub", "cookies", "paths", "timeouts", "token_endpoint"];
+pub(super) const PROXY_KEYS: [&str; 11] = [
+    "rules",
+    "inject",
+    "private",
+    "address",
+    "roots",
+    "scrub",
+    "cookies",
+    "paths",
+    "timeouts",
+    "token_endpoint",
+    "listen",
+];
 
 /// What the broker decides by.
 #[derive(Debug, Clone, Default)]

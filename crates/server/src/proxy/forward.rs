@@ -318,6 +318,7 @@ impl Sending<'_> {
         let Allowed { way, host, path, method, .. } = self.allowed;
         let mut headers = headers::outgoing(&way.reach, self.from, websocket);
         let mut target = Zeroizing::new(path.as_str().to_owned());
+        let upstream = way.connections.of(credential)?;
         let secrets = way.reach.inject.put(credential, &mut headers, &mut target)?;
         headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|e| Problem::internal(&e))?);
         if let Inject::AwsSigV4(key_id) = &way.reach.inject {
@@ -338,7 +339,7 @@ impl Sending<'_> {
         *request.headers_mut() = headers;
         let limits = way.reach.timeouts;
         let (response, lane) = tokio::select! {
-            sent = way.upstream.send(request, websocket) => sent?,
+            sent = upstream.send(request, websocket) => sent?,
             () = self.progress.stalled(limits.headers) => return Err(upstream::late()),
             why = self.call.ended() => {
                 let what = "the session, or what allowed the call, ended while it was under way";

@@ -1,5 +1,7 @@
 //! Injection: how a credential is put into a request, and what of the agent's own makes room for it.
 
+use std::path::PathBuf;
+
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use keyfold_core::secret::Secret;
 use keyfold_custody::broker::Credential;
@@ -31,10 +33,13 @@ pub(crate) enum Inject {
     Query(String),
     /// A signature of AWS by the key of this id: the agent signs with its handle, and its signature is made anew.
     AwsSigV4(String),
+    /// Nothing in the request: it leaves on connections of this client certificate, whose key is the secret. The chain lies in a file,
+    /// or before the key.
+    ClientCertificate(Option<PathBuf>),
 }
 
-const WHAT: &str = "must be \"bearer\", { basic = \"USER\" }, { header = \"NAME\", prefix = \"…\" }, { query = \"NAME\" } or \
-                    { aws_sigv4 = \"ACCESS KEY ID\" }";
+const WHAT: &str = "must be \"bearer\", { basic = \"USER\" }, { header = \"NAME\", prefix = \"…\" }, { query = \"NAME\" }, \
+                    { aws_sigv4 = \"ACCESS KEY ID\" }, { client_certificate = \"CHAIN.pem\" } or \"client_certificate\"";
 
 /// What was put into a request: its secrets, as they can come back.
 pub(crate) type Injected = Vec<Zeroizing<Vec<u8>>>;
@@ -61,6 +66,7 @@ impl Inject {
         let table = match value {
             None => return Ok(Self::Bearer),
             Some(Value::String(text)) if text == "bearer" => return Ok(Self::Bearer),
+            Some(Value::String(text)) if text == "client_certificate" => return Ok(Self::ClientCertificate(None)),
             Some(Value::Table(table)) => table,
             Some(_) => return Err(WHAT),
         };
@@ -85,6 +91,9 @@ impl Inject {
             let plain = (16..=128).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_alphanumeric());
             return if plain { Ok(Self::AwsSigV4(key.into())) } else { Err(WHAT) };
         }
+        if let (Some(path), true) = (text("client_certificate"), only(&["client_certificate"])) {
+            return Ok(Self::ClientCertificate(Some(path.into())));
+        }
         match text("query") {
             Some(name)
                 if only(&["query"]) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) =>
@@ -97,7 +106,12 @@ impl Inject {
 
     /// Whether only a secret of the deployment will do.
     pub(crate) const fn needs_a_secret(&self) -> bool {
-        matches!(self, Self::AwsSigV4(_))
+        matches!(self, Self::AwsSigV4(_) | Self::ClientCertificate(_))
+    }
+
+    /// Whether the credential is in the request, and can come back in the answer.
+    pub(crate) const fn is_sent(&self) -> bool {
+        !matches!(self, Self::ClientCertificate(_))
     }
 
     /// Whether a header of the agent's has to go: it says, or some reader could take it to say, what is injected.
@@ -122,6 +136,9 @@ impl Inject {
         headers: &mut HeaderMap,
         target: &mut Zeroizing<String>,
     ) -> Result<Injected, Problem> {
+        if !self.is_sent() {
+            return Ok(Injected::new());
+        }
         let secret = credential.expose();
         let mut injected = vec![Zeroizing::new(secret.to_vec())];
         let mut set = |name: &HeaderName, text: &[u8]| {
@@ -155,7 +172,7 @@ impl Inject {
                 *target = query;
             }
             // Signed over all that leaves, by `sign` below.
-            Self::AwsSigV4(_) => {}
+            Self::AwsSigV4(_) | Self::ClientCertificate(_) => {}
         }
         Ok(injected)
     }
@@ -327,7 +344,10 @@ mod tests {
         assert_eq!(parse("x = { basic = \"admin\" }"), Ok(Inject::Basic("admin".into())));
         assert_eq!(parse("x = { query = \"key\" }"), Ok(Inject::Query("key".into())));
         let aws = parse("x = { aws_sigv4 = \"AKIAIOSFODNN7EXAMPLE\" }").unwrap();
-        assert!(aws.needs_a_secret() && aws.takes(&"X-Amz-Security-Token".parse().unwrap()));
+        let certificate = parse("x = { client_certificate = \"a.pem\" }").unwrap();
+        assert!(certificate.needs_a_secret() && !certificate.is_sent() && certificate.takes(&header::AUTHORIZATION));
+        assert_eq!(parse("x = \"client_certificate\""), Ok(Inject::ClientCertificate(None)));
+        assert!(aws.needs_a_secret() && aws.is_sent() && aws.takes(&"X-Amz-Security-Token".parse().unwrap()));
         for wrong in [
             "x = 1",
             "x = \"ntlm\"",
@@ -339,6 +359,8 @@ mod tests {
             "x = { query = \"a&b\" }",
             "x = { aws_sigv4 = \"short\" }",
             "x = { query = \"a\", header = \"b\" }",
+            "x = { client_certificate = true }",
+            "x = { client_certificate = \"a.pem\", basic = \"b\" }",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

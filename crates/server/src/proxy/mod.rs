@@ -1,10 +1,11 @@
 //! The proxy: calls leave with the user's own credential, and the agent never sees it.
 //!
 //! - `service`: what comes in, and the one line it leaves in the log; `proof`: who asks, and for whom.
-//! - `tunnel`: CONNECT, under certificates of our own (`authority`).
+//! - `tunnel`: CONNECT, under certificates of our own (`authority`); `mapped`: listeners of one destination.
 //! - `host`, `path`: what a request says, read in one way or refused.
 //! - `forward`: the one way out, in the order that is the promise; `rules`: what leaves at all; `guard`: which addresses are dialled.
-//! - `inject`, `sigv4`, `headers`: what is put in, and what goes; `upstream`: connections that know no user;
+//! - `inject`, `sigv4`, `headers`: what is put in, and what goes; `upstream`: connections that know no user; `connections`: and those that
+//!   know a client certificate;
 //!   `breaker`: hosts that are left alone for a while.
 //! - `answer`, `pipe`, `scrub`, `answers`: what comes back, as it streams.
 //! - `sidecar`: what stands beside an agent that knows nothing of all this.
@@ -19,6 +20,7 @@ mod answers;
 mod authority;
 mod breaker;
 mod call;
+mod connections;
 mod explain;
 mod flights;
 mod forward;
@@ -27,6 +29,7 @@ mod guard;
 mod headers;
 mod host;
 mod inject;
+mod mapped;
 mod path;
 mod pipe;
 mod proof;
@@ -39,9 +42,11 @@ mod sigv4;
 mod tunnel;
 mod upstream;
 
+pub(crate) use self::mapped::Mapped;
 use self::service::Way;
 pub use self::{
     authority::authority_pem,
     explain::{Reached, Unreached, reached},
+    mapped::Mapping,
     service::{Proxy, ProxyError},
 };

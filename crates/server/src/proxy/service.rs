@@ -17,7 +17,9 @@ use keyfold_custody::config::{ConfigError, Mistake};
 use tokio::sync::watch;
 
 use super::{
+    Mapped,
     authority::{Authority, AuthorityError},
+    connections::Connections,
     flights::Flights,
     forward::{Target, forward},
     grounds::Asker,
@@ -26,7 +28,7 @@ use super::{
     proof::Proof,
     settings::{ProxySettings, Reach, Reaches},
     tunnel::{self, Tunnel},
-    upstream::{Upstream, system_roots},
+    upstream::system_roots,
 };
 use crate::{auth::Peer, people::People, problem::Problem, request::REQUEST_ID, service::Service};
 
@@ -38,7 +40,7 @@ const CERTIFICATE: &str = "/ca.pem";
 /// A destination, and its connections.
 pub(super) struct Way {
     pub(super) reach: Arc<Reach>,
-    pub(super) upstream: Upstream,
+    pub(super) connections: Arc<Connections>,
 }
 
 /// The proxy.
@@ -94,9 +96,9 @@ impl Proxy {
         let mut ways = HashMap::new();
         let mut mistakes = Vec::new();
         for (name, reach) in reaches.0 {
-            match Upstream::new(&reach, &guard, &roots) {
-                Ok(upstream) => drop(ways.insert(name, Arc::new(Way { reach, upstream }))),
-                Err(what) => mistakes.push(Mistake { place: format!("destinations.{name}.roots"), what }),
+            match Connections::new(&reach, &guard, &roots) {
+                Ok(connections) => drop(ways.insert(name, Arc::new(Way { reach, connections }))),
+                Err((key, what)) => mistakes.push(Mistake { place: format!("destinations.{name}.{key}"), what }),
             }
         }
         if !mistakes.is_empty() {
@@ -132,6 +134,23 @@ impl Proxy {
                 return Ok(certificate(proxy.authority.pem()));
             }
             let (proof, target) = (Proof::of(&parts.headers)?, addressed(&parts)?);
+            forward(Asker::of(&proxy, proof, peer).await?, &proxy, target, (parts, body)).await
+        })
+        .await
+    }
+
+    /// Answers one request on a listener of one destination.
+    pub(crate) async fn serve_mapped(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        (mapping, asked): Mapped,
+    ) -> Response<Body> {
+        let proxy = Arc::clone(&self);
+        self.logged("mapped", async move {
+            let (parts, body) = request.into_parts();
+            one_host(&parts)?;
+            let (proof, target) = (Proof::of(&parts.headers)?, mapping.target(asked.as_ref(), &parts)?);
             forward(Asker::of(&proxy, proof, peer).await?, &proxy, target, (parts, body)).await
         })
         .await

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use super::{
     host::Host,
     inject::{Inject, unescaped},
+    mapped::{self, Mapping},
     rules::{RuleSettings, Rules},
 };
 
@@ -18,7 +19,7 @@ use super::{
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8741);
 
 /// What `[proxy]` says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxySettings {
     /// The address; no proxy where neither this nor the command line names one.
     pub listen: Option<SocketAddr>,
@@ -26,11 +27,13 @@ pub struct ProxySettings {
     pub handle_alone: bool,
     /// How many calls of one session, or of one agent without a session, may be under way at once; as many tunnels besides.
     pub in_flight: usize,
+    /// Listeners of one destination each.
+    pub mapped: Vec<Mapping>,
 }
 
 impl Default for ProxySettings {
     fn default() -> Self {
-        Self { listen: None, handle_alone: false, in_flight: 100 }
+        Self { listen: None, handle_alone: false, in_flight: 100, mapped: Vec::new() }
     }
 }
 
@@ -56,23 +59,42 @@ impl ProxySettings {
             Some(Some(number)) if (1..=10_000).contains(&number) => settings.in_flight = number,
             Some(_) => reader.wrong("in_flight", "must be a number from 1 to 10,000"),
         }
-        mistakes.extend(Reaches::of(routes).err().unwrap_or_default());
+        match Reaches::of(routes) {
+            Ok(reaches) => settings.mapped = reaches.mapped(),
+            Err(more) => mistakes.extend(more),
+        }
+        mistakes.extend(mapped::check(&settings.mapped, settings.listen));
         if mistakes.is_empty() { Ok(settings) } else { Err(mistakes) }
     }
 
-    /// Refuses to serve in the clear where others can reach it.
+    /// Whether there is anything to serve.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.listen.is_some() || !self.mapped.is_empty()
+    }
+
+    /// Refuses to serve in the clear where others can reach it. `tls` is the service's own, and `behind` another's in front of it.
     ///
     /// # Errors
-    /// The address is public, and there is no TLS.
-    pub fn check_address(listen: SocketAddr, encrypted: bool) -> Result<(), Mistake> {
-        if listen.ip().is_loopback() || encrypted {
-            return Ok(());
+    /// An address is public, and there is no TLS.
+    pub fn check_addresses(&self, tls: bool, behind: bool) -> Result<(), Vec<Mistake>> {
+        let crosses = |listen: &SocketAddr| {
+            format!("{listen} can be reached from elsewhere, and handles would cross the network in the clear")
+        };
+        let mut mistakes = Vec::new();
+        if let Some(listen) = self.listen.filter(|listen| !(listen.ip().is_loopback() || tls || behind)) {
+            let what = format!(
+                "{}; set [server.tls], or server.behind_tls = true where something in front of it ends TLS",
+                crosses(&listen)
+            );
+            mistakes.push(Mistake { place: "proxy.listen".into(), what });
         }
-        let what = format!(
-            "{listen} can be reached from elsewhere, and handles would cross the network in the clear; set [server.tls], or \
-             server.behind_tls = true where something in front of it ends TLS"
-        );
-        Err(Mistake { place: "proxy.listen".into(), what })
+        for mapping in
+            self.mapped.iter().filter(|mapping| !(mapping.tls || mapping.address.ip().is_loopback() || behind))
+        {
+            mistakes.push(mapping.mistake(format!("{}; write https://", crosses(&mapping.address))));
+        }
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes) }
     }
 }
 
@@ -113,6 +135,8 @@ pub(crate) struct Reach {
     pub(crate) timeouts: Timeouts,
     /// The path whose POST is answered with the caller's own handle, and never sent.
     pub(crate) token_endpoint: Option<String>,
+    /// A listener of its own, and whether that speaks TLS.
+    pub(crate) listen: Option<(SocketAddr, bool)>,
 }
 
 impl Reach {
@@ -138,6 +162,13 @@ impl Reach {
 pub(crate) struct Reaches(pub(crate) HashMap<String, Arc<Reach>>);
 
 impl Reaches {
+    /// The listeners of single destinations, by the destinations' names.
+    fn mapped(&self) -> Vec<Mapping> {
+        let mut mapped: Vec<_> = self.0.values().filter_map(|reach| Mapping::of(reach)).collect();
+        mapped.sort_by(|a, b| a.destination.cmp(&b.destination));
+        mapped
+    }
+
     /// Reads what the proxy reads of each destination.
     ///
     /// # Errors
@@ -250,19 +281,30 @@ fn reach(destination: &Arc<Destination>, mistakes: &mut Vec<Mistake>) -> Reach {
         }
     };
     if inject.needs_a_secret() && destination.secret.is_none() {
-        reader.wrong("secret", "must say where the secret key lies: a user's token does not sign");
+        reader.wrong("secret", "must say where the secret key lies: a user's token is none");
     }
+    let listen = reader.text("listen").map(Mapping::parse);
+    if listen == Some(None) {
+        reader
+            .wrong("listen", "must be http://ADDRESS:PORT or https://ADDRESS:PORT, for example https://127.0.0.1:9443");
+    }
+    if listen.is_some() && destination.host.starts_with("*.") {
+        reader.wrong("listen", "leads to one host, and `host` is many");
+    }
+    let is_sent = inject.is_sent();
     Reach {
         rules,
         inject,
         private: reader.flag("private").unwrap_or(false),
         address,
         roots: reader.text("roots").map(PathBuf::from),
-        scrub: reader.flag("scrub").unwrap_or(true),
+        // What is not sent does not come back.
+        scrub: reader.flag("scrub").unwrap_or(true) && is_sent,
         cookies: reader.flag("cookies").unwrap_or(false),
         lenient,
         timeouts,
         token_endpoint,
+        listen: listen.flatten(),
         destination: Arc::clone(destination),
     }
 }
@@ -318,7 +360,7 @@ mod tests {
         let mistakes = parse(
             "[proxy]\nlisten = \"here\"\ncolour = 1\nin_flight = 0\n[destinations.a]\nhost = \"a.example\"\nprivate = 1\nscrub = \
              \"no\"\npaths = \"odd\"\naddress = \"a\"\ntoken_endpoint = \"token\"\ntimeouts = { connect = \"soon\", x = 1 }\ninject = \
-             \"magic\"\nrules = [{ methods = [\"get\"], path = \"v1\" }, { host = \"b\" }, { speed = 1 }]",
+             \"magic\"\nlisten = \"127.0.0.1:1\"\nrules = [{ methods = [\"get\"], path = \"v1\" }, { host = \"b\" }, { speed = 1 }]",
         )
         .unwrap_err();
         let all = mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -334,6 +376,7 @@ mod tests {
             "destinations.a.timeouts.connect: must be",
             "destinations.a.timeouts.x: unknown",
             "destinations.a.inject: must be",
+            "destinations.a.listen: must be",
             "destinations.a.rules[0]: methods:",
             "destinations.a.rules[0]: path:",
             "destinations.a.rules[1]: host and port are",

@@ -1,5 +1,6 @@
 //! Connections to destinations: dialled at an address that the guard has looked at, under TLS that is always verified, and shared
-//! between callers. What is shared holds no credential; each request brings its own.
+//! between callers. What is shared holds no credential; each request brings its own. (Who brings a client certificate has connections
+//! apart: `connections`.)
 //!
 //! Pools are one destination's alone. HTTP/2 where the destination takes it; a new connection is made before one holds so many
 //! calls that one user's streams could starve the next.
@@ -8,7 +9,6 @@ use std::{
     error::Error as StdError,
     io,
     net::SocketAddr,
-    path::Path as FilePath,
     pin::Pin,
     sync::{
         Arc,
@@ -32,12 +32,13 @@ use hyper_util::{
 };
 use keyfold_core::error::Hint;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version::TLS12, version::TLS13};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     breaker::Breaker,
+    connections::ClientIdentity,
     guard::{Guard, GuardError},
     host::Host,
     settings::Reach,
@@ -52,7 +53,7 @@ const LANES: usize = 32;
 const WINDOW: u32 = 128 << 10;
 const WINDOWS: u32 = WINDOW * A_LANE;
 /// How long a connection may idle.
-const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_secs(60);
 /// The head of an answer.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -93,9 +94,15 @@ impl Upstream {
     ///
     /// # Errors
     /// Certificates that cannot be read.
-    pub(super) fn new(reach: &Reach, guard: &Arc<Guard>, roots: &Arc<RootCertStore>) -> Result<Self, String> {
-        let both = tls(reach, roots, &[b"h2", b"http/1.1"])?;
-        let one = tls(reach, roots, &[b"http/1.1"])?;
+    pub(super) fn new(
+        reach: &Reach,
+        guard: &Arc<Guard>,
+        (roots, identity): (&Arc<RootCertStore>, Option<ClientIdentity>),
+    ) -> Result<Self, String> {
+        let both = Arc::new(tls(roots, identity)?);
+        let mut one = (*both).clone();
+        one.alpn_protocols.retain(|name| name == b"http/1.1");
+        let one = Arc::new(one);
         let breaker = Arc::<Breaker>::default();
         let connector = |tls: &Arc<ClientConfig>| Connector {
             breaker: Arc::clone(&breaker),
@@ -186,7 +193,8 @@ fn problem(error: &hyper_util::client::legacy::Error) -> Problem {
                 )
                 .hint("check its `host` and `port`; `timeouts` of the destination says how long it may take"),
                 ConnectError::Tls(_) => gateway("upstream_tls", "the destination's certificate or TLS is not taken")
-                    .hint("where its certificate is your own authority's, name that in `roots` of the destination"),
+                    .hint("where its certificate is your own authority's, name that in `roots` of the destination; where it wants a client \
+                           certificate, in `inject`"),
             };
         }
         if let Some(error) = error.downcast_ref::<Interrupted>() {
@@ -196,7 +204,8 @@ fn problem(error: &hyper_util::client::legacy::Error) -> Problem {
     }
     tracing::debug!(?error, "a destination broke off");
     gateway("upstream_broken", "the destination broke off, or answered with something that is not HTTP")
-        .hint("the call may have arrived there: look before you repeat one that changes something")
+        .hint("the call may have arrived there: look before you repeat one that changes something; a destination that wants another client \
+               certificate ends like this too")
 }
 
 /// The body of a request ended before its time, on the agent's side.
@@ -204,26 +213,17 @@ fn problem(error: &hyper_util::client::legacy::Error) -> Problem {
 #[error("{0}")]
 pub(super) struct Interrupted(pub(super) &'static str);
 
-fn tls(reach: &Reach, system: &RootCertStore, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = system.clone();
-    if let Some(path) = &reach.roots {
-        for cert in certificates(path)? {
-            roots.add(cert).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-    }
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+fn tls(roots: &Arc<RootCertStore>, identity: Option<ClientIdentity>) -> Result<ClientConfig, String> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
-}
-
-fn certificates(path: &FilePath) -> Result<Vec<CertificateDer<'static>>, String> {
-    let pem = std::fs::read(path).map_err(|error| format!("{}: {}", path.display(), error.kind()))?;
-    let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    certs.ok().filter(|certs| !certs.is_empty()).ok_or_else(|| format!("{}: no certificate in PEM", path.display()))
+        .with_root_certificates(Arc::clone(roots));
+    let mut config = match identity.map(ClientIdentity::into_parts) {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())?,
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// The certificates that the machine trusts. A machine without any is fine where every destination has its own.
