@@ -13,7 +13,6 @@ use crate::{
     error::CustodyError,
     layout::json::{self, Value},
     records::doc_of,
-    store::Partition,
 };
 
 /// What a sample showed.
