@@ -75,6 +75,10 @@ fn shared(address: &str) {
     assert_eq!(field(1).stdout, b"redis://agent:hunter2@db:6379");
     machines.call(1, "records put instances two").stdin(DOC.replace("one", "two")).run().text();
     assert_eq!(machines.call(0, "records list instances").run().text().lines().count(), 2);
+    // However the store parts them.
+    assert_eq!(machines.call(1, "records export instances").run().text().lines().count(), 2);
+    let looked = machines.call(0, "doctor --keys").run().text();
+    assert!(looked.contains("opens 2 of 2 values that were tried"), "{looked}");
 
     // Keys change on one machine, and the other one seals and opens under what there is now.
     let kid = machines.call(0, "keys create --json").run().json()["kid"].as_str().unwrap().to_owned();

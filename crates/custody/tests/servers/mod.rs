@@ -65,7 +65,7 @@ pub(crate) fn wait_for(port: u16, child: &mut Child, log: &Path) {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     while TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err() {
         let ended = child.try_wait().unwrap();
-        let late = started.elapsed() > Duration::from_secs(30);
+        let late = started.elapsed() > Duration::from_secs(90);
         let said = || std::fs::read_to_string(log).unwrap_or_default();
         assert!(ended.is_none() && !late, "the server on port {port} did not start: {}", said());
         std::thread::sleep(Duration::from_millis(10));
