@@ -129,7 +129,25 @@ fn a_handle_alone_speaks_for_its_agent_only_where_the_deployment_says_so() {
 #[test]
 fn p21_without_a_session_strict_refuses_and_a_handle_reaches_no_further_than_it_says() {
     let Some(place) = place("") else { return };
-    place.send(place.request("GET", "/who")).fails(401, "no_user_token");
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        let problem = place.send(place.request(method, "/who")).fails(401, "no_user_token");
+        assert!(problem["hint"].as_str().unwrap().contains("Keyfold-Session"), "{problem}");
+    }
+    assert_eq!(place.send(place.request("HEAD", "/who")).status, 401);
+    // By the other way in, as a stream, as a WebSocket, and as gRPC.
+    let url = format!("https://api.test:{}/who", place.up.port());
+    place.send(place.tunnels().get(url)).fails(401, "no_user_token");
+    for headers in [
+        [("accept", "text/event-stream"), ("cache-control", "no-cache")],
+        [("connection", "upgrade"), ("upgrade", "websocket")],
+        [("content-type", "application/grpc"), ("te", "trailers")],
+    ] {
+        let mut request = place.request("POST", "/who");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        assert_eq!(place.send(request).status, 401, "{headers:?}");
+    }
     let elsewhere = place.handle("alice", json!({ "agent": "agent:triage", "destinations": ["other"] }));
     place.send(place.request("GET", "/who").header("keyfold-session", elsewhere)).fails(403, "destination_not_allowed");
     let reads = place.handle("alice", json!({ "agent": "agent:triage", "methods": ["GET"] }));

@@ -7,15 +7,13 @@ mod common;
 use std::time::Duration;
 
 use common::{
-    FERNET, FERNET_VARIABLE, keyfold,
+    keyfold,
     needles::Needles,
+    people::{DESTINATIONS, Node, cookie_of, wait},
     provider::Provider,
-    served::{Answer, Served, folder, keyfold_in},
+    served::{Served, folder, keyfold_in},
 };
 use serde_json::{Value, json};
-
-const DESTINATIONS: &str =
-    "[destinations.logs]\nhost = \"logs.example\"\n[destinations.other]\nhost = \"other.example\"\n";
 
 macro_rules! provider {
     () => {
@@ -24,89 +22,6 @@ macro_rules! provider {
             None => return,
         }
     };
-}
-
-struct Node<'a> {
-    served: Served,
-    provider: &'a Provider,
-    backend: String,
-}
-
-impl<'a> Node<'a> {
-    fn new(provider: &'a Provider, more: &str) -> Self {
-        Self::with(provider, &format!("{}{DESTINATIONS}", provider.config(more)))
-    }
-
-    fn with(provider: &'a Provider, config: &str) -> Self {
-        Self::over(provider, Served::new(config))
-    }
-
-    fn over(provider: &'a Provider, served: Served) -> Self {
-        let backend = served.token_of("service:backend");
-        Self { served, provider, backend }
-    }
-
-    fn sign_in(&self, body: Value) -> Answer {
-        self.served.as_(&self.backend, "POST", "/v1/sessions", Some(body))
-    }
-
-    /// A session of somebody, by access token alone; gives the token and the handle.
-    fn session(&self, sub: &str) -> (String, String) {
-        let token = self.provider.token(sub, json!({}));
-        let made = self.sign_in(json!({ "access_token": token })).is(201);
-        (token, made["handle"].as_str().unwrap().to_owned())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a request has that many parts")]
-    fn call(&self, token: &str, method: &str, path: &str, handle: Option<&str>, body: Option<Value>) -> Answer {
-        let mut request = self.served.request(method, path).bearer_auth(token);
-        if let Some(handle) = handle {
-            request = request.header("keyfold-session", handle);
-        }
-        self.served.send(match body {
-            Some(body) => request.json(&body),
-            None => request,
-        })
-    }
-
-    /// The token that a handle stands for, as who may see it.
-    fn credential(&self, handle: Option<&str>) -> Answer {
-        let body = json!({ "destination": "logs" });
-        self.call(&self.backend, "POST", "/v1/sessions/current:credential", handle, Some(body))
-    }
-
-    fn by_cookie(&self, method: &str, path: &str, cookie: &str, body: Option<Value>) -> Answer {
-        let request = self.served.request(method, path).header("cookie", format!("__Host-keyfold={cookie}"));
-        let request = request.header("keyfold-session", "cookie");
-        self.served.send(match body {
-            Some(body) => request.json(&body),
-            None => request,
-        })
-    }
-
-    fn sessions(&self) -> Vec<Value> {
-        self.served.get("/v1/sessions").is(200)["sessions"].as_array().unwrap().clone()
-    }
-}
-
-fn cookie_of(answer: &Answer) -> String {
-    let set = answer.headers.get_all("set-cookie").iter().map(|value| value.to_str().unwrap());
-    let set = set.into_iter().find(|text| text.starts_with("__Host-keyfold=kfc_")).unwrap();
-    for says in ["Path=/", "HttpOnly", "Secure", "SameSite=Lax"] {
-        assert!(set.contains(says), "{set}");
-    }
-    assert!(!set.contains("Domain"));
-    set["__Host-keyfold=".len()..].split(';').next().unwrap().to_owned()
-}
-
-fn wait(until: impl Fn() -> bool) {
-    for _ in 0..200 {
-        if until() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    panic!("ten seconds, and nothing changed");
 }
 
 #[test]
@@ -251,10 +166,15 @@ fn p24_every_sign_in_that_is_not_one_is_refused_for_its_reason_and_nothing_is_st
     let turned: String = signature.chars().rev().collect();
     node.sign_in(json!({ "access_token": access, "id_token": format!("{head}.{turned}") })).fails(401, "token_refused");
     assert!(node.sessions().is_empty());
-    let stored = std::fs::read(node.served.data().join("keyfold.db")).unwrap();
-    assert!(!stored.windows(11).any(|window| window == b"sessions/s/"));
+    let stored = || {
+        let files = common::folder::files(&node.served.data()).into_iter();
+        let mut there = files.filter(|path| path.to_string_lossy().contains("keyfold.db"));
+        there.any(|path| std::fs::read(path).unwrap().windows(11).any(|window| window == b"sessions/s/"))
+    };
+    assert!(!stored());
     // And the same token is taken once everything is right.
     node.sign_in(json!({ "access_token": access, "id_token": id(json!({})) })).is(201);
+    assert!(stored(), "that is how it would have been seen");
 }
 
 #[test]
@@ -312,6 +232,22 @@ fn p21_strict_is_the_default_and_no_path_goes_without_a_user() {
         ("POST", "/v1/sessions/current:credential", Some(json!({ "destination": "logs" }))),
         ("POST", "/v1/sessions/current:credential", Some(json!({ "destination": "other", "method": "POST" }))),
     ];
+    // All that there are: whatever takes a handle says so in the document.
+    let document = node.served.get("/openapi.json").is(200);
+    let takes = |what: &Value| {
+        let mut parameters = what["parameters"].as_array().into_iter().flatten();
+        parameters.any(|parameter| parameter["name"].as_str().unwrap().eq_ignore_ascii_case("keyfold-session"))
+    };
+    let mut there = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let taking = methods.as_object().unwrap().iter().filter(|(_, what)| takes(what));
+        there.extend(taking.map(|(method, _)| (method.to_uppercase(), path.clone())));
+    }
+    let mut tried: Vec<_> = paths.iter().map(|(method, path, _)| ((*method).to_owned(), (*path).to_owned())).collect();
+    tried.sort_unstable();
+    tried.dedup();
+    there.sort_unstable();
+    assert_eq!(tried, there);
     for (method, path, body) in paths {
         for token in [&operator, &node.backend, &agent] {
             if token == &agent && path.ends_with("credential") {
@@ -646,62 +582,6 @@ fn a_transient_key_says_so_and_the_sessions_of_an_earlier_run_end_with_it() {
     let (access, handle) = node.session("alice");
     let node = Node::over(&provider, Served::start(node.served.stop(), &[]));
     assert_eq!(node.credential(Some(&handle)).is(200)["access_token"], json!(access));
-}
-
-#[test]
-fn sessions_of_auto_sre_are_imported_wait_and_become_usable_by_a_sign_in_or_an_operators_word() {
-    let provider = provider!();
-    let node = Node::new(&provider, "");
-    let sre = node.served.folder().path().join("sre.db");
-    let (alice, bob) = (provider.token("alice", json!({})), provider.token("bob", json!({})));
-    let seal = |token: &str| keyfold("seal --format fernet").env(FERNET_VARIABLE, FERNET).stdin(token).run().text();
-    node.served.block_on(async {
-        use sqlx::Connection as _;
-        let mut db = sqlx::SqliteConnection::connect(&format!("sqlite://{}?mode=rwc", sre.display())).await.unwrap();
-        let table = "CREATE TABLE sessions (app_name TEXT, user_id TEXT, id TEXT, state TEXT, create_time TEXT, update_time TEXT, PRIMARY KEY (app_name, user_id, id))";
-        sqlx::query(table).execute(&mut db).await.unwrap();
-        for (id, state) in [
-            ("s1", json!({ "_user_access_token": seal(&alice), "user_email": "alice@example.com" })),
-            ("s2", json!({ "_user_access_token": seal(&bob), "user_email": "bob@example.com" })),
-            // Somebody who can write that database has put Bob's token into his own session.
-            ("s3", json!({ "_user_access_token": seal(&bob), "user_email": "mallory@example.com" })),
-            ("s4", json!({ "_user_access_token": "ya29.plain", "user_email": "x@example.com" })),
-            ("s5", json!({ "nothing": true })),
-        ] {
-            sqlx::query("INSERT INTO sessions VALUES ('sre', 'u', ?1, ?2, '', '')").bind(id).bind(state.to_string()).execute(&mut db).await.unwrap();
-        }
-        db.close().await.unwrap();
-    });
-    let store = format!("sqlite://{}", sre.display());
-    let run = keyfold(&format!("session import --store {store} --json"))
-        .env(FERNET_VARIABLE, FERNET)
-        .data_dir(&node.served.data())
-        .run();
-    assert_eq!(run.code, 1, "{}", run.stderr);
-    let said: Value = serde_json::from_slice(&run.stdout).unwrap();
-    assert_eq!((&said["imported"], said["left"].as_array().unwrap().len()), (&json!(3), 1), "{said}");
-    assert!(node.sessions().is_empty());
-    let imports = node.served.get("/v1/sessions/imports").is(200)["imports"].as_array().unwrap().clone();
-    let of = |email: &str| {
-        imports.iter().find(|import| import["email"] == email).unwrap()["id"].as_str().unwrap().to_owned()
-    };
-    let vouch = |email: &str| node.served.post(&format!("/v1/sessions/imports/{}/vouch", of(email)), json!({}));
-    vouch("mallory@example.com").fails(401, "token_refused");
-    let made = vouch("bob@example.com").is(201);
-    assert_eq!(node.credential(Some(made["handle"].as_str().unwrap())).is(200)["access_token"], json!(bob));
-    // Alice signs in, and finds the imported one among hers.
-    let answer = node.sign_in(json!({ "access_token": provider.token("alice", json!({})), "cookie": true }));
-    let cookie = cookie_of(&answer);
-    let list = node.by_cookie("GET", "/v1/sessions", &cookie, None).is(200);
-    let taken = list["sessions"].as_array().unwrap().iter().find(|session| !session["vouched"].is_null()).unwrap();
-    let path = format!("/v1/sessions/{}/handles", taken["id"].as_str().unwrap());
-    let made = node.by_cookie("POST", &path, &cookie, Some(json!({}))).is(201);
-    assert_eq!(node.credential(Some(made["handle"].as_str().unwrap())).is(200)["access_token"], json!(alice));
-    assert_eq!(
-        node.served.get("/v1/sessions/imports").is(200)["imports"].as_array().unwrap().len(),
-        1,
-        "Mallory's waits for ever"
-    );
 }
 
 #[test]

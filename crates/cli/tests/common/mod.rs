@@ -15,6 +15,7 @@ pub(crate) mod fake;
 pub(crate) mod folder;
 pub(crate) mod issuer;
 pub(crate) mod needles;
+pub(crate) mod people;
 pub(crate) mod place;
 pub(crate) mod provider;
 pub(crate) mod served;
