@@ -25,8 +25,8 @@ pub(crate) struct Configured {
 }
 
 impl Configured {
-    /// Every mistake at once; `None` where no issuer is configured.
-    pub(crate) fn of(config: &Config, shared_store: bool, dev: bool) -> Result<Option<Self>, Failure> {
+    /// Every mistake at once; `None` where no issuer is configured, and no `proxy` asks for the broker all the same.
+    pub(crate) fn of(config: &Config, shared_store: bool, (dev, proxy): (bool, bool)) -> Result<Option<Self>, Failure> {
         let mut mistakes = Vec::new();
         let settings = SessionSettings::parse(&config.sessions).unwrap_or_else(|found| {
             mistakes.extend(found);
@@ -64,7 +64,7 @@ impl Configured {
             let hint = error.hint().unwrap_or_default();
             return Err(Failure::usage(error.to_string()).hint(hint));
         }
-        Ok(settings.is_on().then_some(Self { settings, routes, under }))
+        Ok((settings.is_on() || proxy).then_some(Self { settings, routes, under }))
     }
 
     /// Over an open data folder.
@@ -73,9 +73,14 @@ impl Configured {
         Ok(People::open(&opened.custody, &self.settings, self.routes.clone(), (self.under, clock))?)
     }
 
+    /// Whether anybody can sign in.
+    pub(crate) fn has_issuers(&self) -> bool {
+        self.settings.is_on()
+    }
+
     /// Whether sessions end with the process.
     pub(crate) fn is_transient(&self) -> bool {
-        self.under == SealedUnder::Transient
+        self.has_issuers() && self.under == SealedUnder::Transient
     }
 
     /// Whether a service account may take a user's place somewhere.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
 
+#[path = "proxy/alone.rs"]
+mod alone;
 #[path = "proxy/bounds.rs"]
 mod bounds;
 #[path = "proxy/certificates.rs"]

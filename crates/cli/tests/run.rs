@@ -2,6 +2,7 @@
 //! notes what arrives.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
+#![allow(clippy::print_stderr, reason = "what was not run is said by name")]
 
 #[path = "common/mod.rs"]
 mod common;
@@ -156,6 +157,72 @@ fn a_google_client_library_finds_the_handle_where_a_machines_token_would_be() {
     );
     let arrived = place.up.one();
     assert_eq!(arrived.all("authorization"), [format!("Bearer {token}")], "the handle became the person's token");
+}
+
+/// A call of gRPC with the default credentials, as Google's generated clients make it: their channel, and a method by its name.
+const GRPC: &str = "import sys, grpc, google.auth, google.auth.transport.grpc as channels, google.auth.transport.requests as http\n\
+                    credentials, _ = google.auth.default(scopes=['https://www.googleapis.com/auth/cloud-platform'])\n\
+                    channel = channels.secure_authorized_channel(credentials, http.Request(), sys.argv[1])\n\
+                    same = lambda text: text\n\
+                    call = channel.unary_unary('/keyfold.Test/Call', request_serializer=same, response_deserializer=same)\n\
+                    answer, about = call.with_call(b'hello', timeout=30)\n\
+                    print(answer.decode(), about.code().name, end='')";
+
+#[test]
+fn a_google_client_library_over_grpc_calls_as_the_person_through_the_tunnel_and_a_mapped_listener() {
+    let own = "listen = \"https://127.0.0.1:0\"\n";
+    let Some(place) = Place::with("[proxy]\nhandle_alone = true\n", own) else { return };
+    let (token, handle) = place.session("alice");
+    let Some(python) = python() else { return };
+    let mapped = place.mapped("api").replace("https://127.0.0.1", "localhost");
+    for target in [format!("api.test:{}", place.up.port()), mapped] {
+        let ended = run(&place, &handle, &[&python, "-c", GRPC, &target]);
+        assert_eq!(ended.code, Some(0), "{target}: {}\n{}", ended.stderr, place.served.stderr());
+        assert_eq!(ended.stdout, "ok OK", "{target}");
+        let arrived = place.up.one();
+        assert_eq!((arrived.method.as_str(), arrived.target.as_str()), ("POST", "/keyfold.Test/Call"));
+        assert_eq!(
+            arrived.all("authorization"),
+            [format!("Bearer {token}")],
+            "{target}: the handle became the person's token"
+        );
+        assert_eq!(&arrived.body[..], b"\0\0\0\0\x05hello", "{target}");
+        let mut needles = Needles::default();
+        needles.add("the handle", handle.as_bytes());
+        needles.add("the agent's token", place.agent.as_bytes());
+        assert_eq!(needles.find(&place.up.bytes(), None), None, "{target}");
+    }
+}
+
+/// Where undici is installed.
+fn undici() -> Option<String> {
+    let place = std::env::var("KEYFOLD_TEST_NODE").map(|folder| format!("{folder}/node_modules/undici"));
+    if let Some(place) = place.ok().filter(|place| std::path::Path::new(place).exists()) {
+        return Some(place);
+    }
+    let required = std::env::var_os("KEYFOLD_TEST_REQUIRE").is_some_and(|value| value == "all");
+    assert!(!required, "not run: undici is not installed");
+    eprintln!("not run: undici is not installed");
+    None
+}
+
+#[test]
+fn nodes_fetch_with_the_proxy_of_its_environment_calls_as_the_person() {
+    let (Some(place), Some(undici)) = (place(""), undici()) else { return };
+    let (token, handle) = place.session("alice");
+    let url = format!("https://api.test:{}/who?a=b", place.up.port());
+    let script = "const { EnvHttpProxyAgent, fetch, setGlobalDispatcher } = require(process.argv[1]);\n\
+                  setGlobalDispatcher(new EnvHttpProxyAgent());\n\
+                  fetch(process.argv[2]).then((answer) => answer.text()).then((text) => process.stdout.write(text));";
+    let ended = run(&place, &handle, &["node", "-e", script, &undici, &url]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.stdout, format!("Bearer {}", "*".repeat(token.len())));
+    let arrived = place.up.one();
+    assert_eq!(
+        (arrived.target.as_str(), arrived.all("authorization")),
+        ("/who?a=b", vec![&*format!("Bearer {token}")])
+    );
+    assert!(arrived.all("proxy-authorization").is_empty());
 }
 
 #[test]

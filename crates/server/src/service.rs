@@ -119,7 +119,12 @@ impl Service {
         Ok(())
     }
 
-    /// People, where sessions are configured.
+    /// The same, where somebody can sign in.
+    pub(crate) fn signing_in(&self) -> Option<&Arc<People>> {
+        self.people().filter(|people| people.oidc.has_issuers())
+    }
+
+    /// People, where sessions are configured, or a proxy needs the broker.
     pub fn people(&self) -> Option<&Arc<People>> {
         self.people.get()
     }

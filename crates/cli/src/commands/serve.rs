@@ -67,19 +67,16 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     // Before anything is made or bound: every mistake of the configuration, and an address that would give tokens away.
     let folder = Folder::of(invocation)?;
     let config = folder::config(invocation, &folder)?;
-    let people = Configured::of(&config, system::place(invocation, &config)?.is_some(), args.dev)?;
     let mut proxy = ProxySettings::parse(&config.proxy, &config.routes)
         .map_err(|mistakes| Failure::usage(ConfigError(mistakes).to_string()))?;
     proxy.listen = args.proxy_listen.or(proxy.listen);
+    let shared = system::place(invocation, &config)?.is_some();
+    let people = Configured::of(&config, shared, (args.dev, proxy.is_on()))?;
     let settings = settings(args, &config.server)?;
     settings.check_address().map_err(|mistake| Failure::usage(mistake.to_string()))?;
     if proxy.is_on() {
         let checked = proxy.check_addresses(settings.tls.is_some(), settings.behind_tls);
         checked.map_err(|mistakes| Failure::usage(ConfigError(mistakes).to_string()))?;
-        if people.is_none() {
-            return Err(Failure::usage("the proxy needs people who sign in, and no issuer is configured")
-                .hint("add [[sessions.issuers]] to keyfold.toml; docs/sessions.md says how"));
-        }
     }
     raise_file_limit();
     if !folder.is_deployment()? {
@@ -123,6 +120,10 @@ async fn serve(
     let service = Service::new(custody, settings.clone(), opened.audit.clone()).await?;
     if let Some(people) = people {
         service.let_in(people.open(opened, invocation)?).await?;
+        if !people.has_issuers() {
+            invocation
+                .warn("no issuer is configured: nobody has a token, so destinations without `secret` refuse calls");
+        }
         if people.is_transient() {
             invocation.warn("--dev: sessions are sealed under a key of this run alone; they end with it");
         }

@@ -75,8 +75,8 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     }
     let folder = Folder::of(invocation)?;
     let config = folder::config(invocation, &folder)?;
-    let configured =
-        Configured::of(&config, system::place(invocation, &config)?.is_some(), false)?.ok_or_else(|| {
+    let configured = Configured::of(&config, system::place(invocation, &config)?.is_some(), (false, false))?
+        .ok_or_else(|| {
             Failure::usage("there are no sessions here")
                 .hint("configure [[sessions.issuers]] in keyfold.toml; docs/sessions.md says how")
         })?;

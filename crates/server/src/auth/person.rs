@@ -48,7 +48,7 @@ pub(super) async fn by_cookie(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Option<(Caller, Person)>, Problem> {
-    let (Some(people), Some(cookie)) = (service.people(), cookie(headers, COOKIE)) else { return Ok(None) };
+    let (Some(people), Some(cookie)) = (service.signing_in(), cookie(headers, COOKIE)) else { return Ok(None) };
     let reads = matches!(*method, Method::GET | Method::HEAD);
     if !reads && headers.get(&HEADER).is_none_or(|value| value != "cookie") {
         return Err(Problem::no_proof("unauthenticated", "a cookie alone does not change anything")
@@ -82,7 +82,7 @@ impl FromRequestParts<Arc<Service>> for Who {
 
     async fn from_request_parts(parts: &mut Parts, service: &Arc<Service>) -> Result<Self, Problem> {
         let caller = Caller::from_request_parts(parts, service).await?;
-        let people = service.people().cloned().ok_or_else(|| {
+        let people = service.signing_in().cloned().ok_or_else(|| {
             Problem::not_found("there are no sessions here")
                 .hint("configure [[sessions.issuers]]; docs/sessions.md says how")
         })?;

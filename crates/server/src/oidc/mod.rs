@@ -139,6 +139,11 @@ impl Oidc {
         })
     }
 
+    /// Whether there is anybody to sign in at.
+    pub(crate) fn has_issuers(&self) -> bool {
+        !self.issuers.is_empty()
+    }
+
     fn named(&self, name: &str) -> Result<&Issuer, IssuerError> {
         self.issuers
             .iter()
