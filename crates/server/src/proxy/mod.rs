@@ -27,6 +27,7 @@ mod guard;
 mod headers;
 mod host;
 mod inject;
+mod lanes;
 mod path;
 mod pipe;
 mod proof;
