@@ -32,6 +32,9 @@ const WAIT: Duration = Duration::from_secs(60);
 /// How often retention looks for what is past its time.
 const RETENTION: Duration = Duration::from_secs(3600);
 
+/// How often refusals that were counted are looked at.
+const REFUSALS: Duration = Duration::from_secs(5);
+
 /// What is done without anybody asking for it.
 #[derive(Debug)]
 pub struct Scheduled {
@@ -48,6 +51,7 @@ pub fn start(service: &Arc<Service>, scheduled: Scheduled) -> JoinSet<()> {
     tasks.spawn(Arc::clone(&service.tokens).follow());
     tasks.spawn(api::grants::follow(Arc::clone(service)));
     tasks.spawn(sign(Arc::clone(service)));
+    tasks.spawn(tell_refusals(Arc::clone(service)));
     if let Some(people) = service.people() {
         tasks.spawn(Arc::clone(people.sessions()).follow());
     }
@@ -73,6 +77,15 @@ async fn sign(service: Arc<Service>) {
             Ok(()) => *service.signed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now(),
             Err(error) => tracing::error!(%error, "the audit log could not be signed"),
         }
+    }
+}
+
+/// Writes how many calls were refused beyond those that are written one by one.
+async fn tell_refusals(service: Arc<Service>) {
+    loop {
+        sleep(REFUSALS).await;
+        // What cannot be written is said where it fails.
+        let _ = service.custody.auditor.tell_refusals(false).await;
     }
 }
 

@@ -31,6 +31,7 @@ mod lanes;
 mod path;
 mod pipe;
 mod proof;
+mod refused;
 mod rules;
 mod scrub;
 mod service;
