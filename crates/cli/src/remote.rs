@@ -2,7 +2,7 @@
 //!
 //! They print what they print on a data folder. What makes no sense over a network is refused by name.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use keyfold_core::{
     envelope::Format,
@@ -11,7 +11,10 @@ use keyfold_core::{
     secret::Secret,
 };
 use keyfold_custody::jobs::Job;
-use keyfold_server::client::{Client, ClientError, path};
+use keyfold_server::{
+    client::{Client, ClientError, path},
+    proxy::sidecar::Holder,
+};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -35,6 +38,11 @@ impl Remote {
                 .hint(format!("export {TOKEN_VARIABLE}=…; an operator makes one with `keyfold token create`"))
         })?;
         Ok(Some(Self(Client::new(server, Zeroizing::new(token.trim().to_owned()))?)))
+    }
+
+    /// The same; without TLS the token goes to a process of theirs alone.
+    pub(crate) fn held_by(self, holder: Arc<Holder>) -> Self {
+        Self(self.0.held_by(holder))
     }
 
     /// Refuses what works on a data folder only.

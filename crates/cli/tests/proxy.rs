@@ -802,6 +802,32 @@ fn the_commands_of_the_guide_run_as_they_stand_there() {
 }
 
 #[test]
+fn no_guide_puts_a_proof_where_the_list_of_processes_shows_it() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let guides = std::fs::read_dir(format!("{root}/docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut commands = 0;
+    for path in guides.chain([format!("{root}/README.md").into()]) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in text
+            .lines()
+            .filter(|line| line.contains("$ curl ") || line.contains("| curl ") || line.starts_with("curl "))
+        {
+            commands += 1;
+            let mut arguments = line.split_once("curl ").unwrap().1.to_owned();
+            // What the shell prints into a pipe is no argument.
+            if let Some((before, piped)) = arguments.split_once("<(printf ") {
+                arguments = format!("{before}{}", piped.split_once(')').unwrap().1);
+            }
+            for secret in ["AGENT", "HANDLE", "BACKEND", "ACCESS", "KEYFOLD_TOKEN"] {
+                let shown = [format!("${secret}"), format!("${{{secret}")].iter().any(|name| arguments.contains(name));
+                assert!(!shown, "{}: {line}", path.display());
+            }
+        }
+    }
+    assert!(commands >= 8, "{commands}");
+}
+
+#[test]
 fn a_request_for_aws_is_signed_anew_with_the_real_key() {
     let config = "[collections.keys]\nfields = [\"/key\"]\n";
     let more = "secret = \"keys/aws#/key\"\ninject = { aws_sigv4 = \"AKIAIOSFODNN7EXAMPLE\" }\n";

@@ -127,6 +127,116 @@ fn the_commands_environment_and_arguments_hold_no_secret() {
     assert_eq!(variable("NODE_USE_ENV_PROXY").as_deref(), Some("1"));
 }
 
+/// As a user who is neither root nor anybody; `None` where this user may not act as another.
+fn as_another(command: &Command) -> Option<Command> {
+    let nobody = ["--reuid=54321", "--regid=54321", "--clear-groups"];
+    let able = Command::new("setpriv").args(nobody).arg("true").status().is_ok_and(|status| status.success());
+    if !able {
+        let required = std::env::var_os("KEYFOLD_TEST_REQUIRE").is_some_and(|value| value == "all");
+        assert!(!required, "acting as another user needs root");
+        return None;
+    }
+    let mut other = Command::new("setpriv");
+    other.args(nobody).arg(command.get_program()).args(command.get_args()).env_clear().stdin(Stdio::null());
+    other.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Some(other)
+}
+
+#[test]
+fn a_command_that_is_nobody_in_particular_cannot_look_into_the_process_that_started_it() {
+    let Some(place) = place("") else { return };
+    let (token, handle) = place.session("alice");
+    let url = format!("https://api.test:{}/who", place.up.port());
+    let look = format!(
+        "id -u; for what in environ maps mem; do head -c 4096 /proc/$PPID/$what; done; ls /proc/$PPID/fd; echo; curl -s {url}"
+    );
+    let mut command = keyfold(&place, &handle);
+    command.env("TMPDIR", "/tmp").args(["--", "sh", "-c", &look]);
+    let Some(mut other) = as_another(&command) else { return };
+    let ended = ended(&mut other);
+    let mut lines = ended.stdout.lines();
+    assert_eq!(lines.next(), Some("54321"), "{}", ended.stderr);
+    assert!(ended.stderr.matches("Permission denied").count() >= 4, "{}", ended.stderr);
+    let mut needles = Needles::default();
+    needles.add("the handle", handle.as_bytes());
+    needles.add("the agent's token", place.agent.as_bytes());
+    needles.add("a variable of ours", b"KEYFOLD_TOKEN");
+    assert_eq!(needles.find(ended.stdout.as_bytes(), None), None);
+    assert_eq!(
+        lines.next_back(),
+        Some(&*format!("Bearer {}", "*".repeat(token.len()))),
+        "its calls leave: {}",
+        ended.stderr
+    );
+}
+
+/// Listens as another user, and writes down what it is sent.
+struct Listener(std::process::Child, u16, BufReader<std::process::ChildStdout>);
+
+impl Listener {
+    fn of(uid: u32) -> Option<Self> {
+        let script = "import os, socket, sys\n\
+                      os.seteuid(int(sys.argv[1]))\n\
+                      s = socket.create_server(('127.0.0.1', 0))\n\
+                      print(s.getsockname()[1], flush=True)\n\
+                      while True:\n\
+                      \x20   c, _ = s.accept()\n\
+                      \x20   c.settimeout(5)\n\
+                      \x20   try: print(len(c.recv(4096)), flush=True)\n\
+                      \x20   except OSError: print('quiet', flush=True)\n\
+                      \x20   c.close()\n";
+        let mut command = Command::new(python()?);
+        let mut child =
+            command.args(["-c", script, &uid.to_string()]).stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let mut says = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        says.read_line(&mut line).unwrap();
+        Some(Self(child, line.trim().parse().unwrap(), says))
+    }
+
+    /// How many bytes the next connection brought.
+    fn got(&mut self) -> usize {
+        let mut line = String::new();
+        self.2.read_line(&mut line).unwrap();
+        line.trim().parse().unwrap()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn whoever_took_the_port_of_the_service_is_sent_no_proof() {
+    let Some(place) = place("") else { return };
+    let (_, handle) = place.session("alice");
+    let Some(mut stranger) = Listener::of(54321) else { return };
+    let there = format!("http://127.0.0.1:{}", stranger.1);
+    let mark = place.served.folder().path().join("ran");
+    let touch = ["--", "touch", mark.to_str().unwrap()];
+    for name in ["KEYFOLD_PROXY", "KEYFOLD_SERVER"] {
+        let ended = ended(keyfold(&place, &handle).env(name, &there).args(touch));
+        assert_eq!(ended.code, Some(5), "{name}: {}", ended.stderr);
+        assert!(ended.stderr.contains("54321") && ended.stderr.contains("--service-user"), "{}", ended.stderr);
+        assert_eq!(stranger.got(), 0, "{name}");
+    }
+    // Who names a user means that one, and nobody else.
+    let ended_ = ended(keyfold(&place, &handle).args(["--service-user", "54321"]).args(touch));
+    assert_eq!(ended_.code, Some(5), "{}", ended_.stderr);
+    let unknown = ended(keyfold(&place, &handle).args(["--service-user", "no-such-user"]).args(touch));
+    assert_eq!(unknown.code, Some(2), "{}", unknown.stderr);
+    assert!(!mark.exists());
+    let named = ended(keyfold(&place, &handle).args(["--service-user", "root"]).args(touch));
+    assert_eq!(named.code, Some(0), "{}", named.stderr);
+    let asked =
+        ended(keyfold(&place, &handle).env("KEYFOLD_SERVER", &there).args(["--service-user", "54321"]).args(touch));
+    assert_eq!(asked.code, Some(5), "{}", asked.stderr);
+    assert!(stranger.got() > 0, "who was named is asked");
+}
+
 #[test]
 fn a_google_client_library_finds_the_handle_where_a_machines_token_would_be() {
     let Some(place) = place("") else { return };

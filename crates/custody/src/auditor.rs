@@ -13,6 +13,7 @@ use crate::{
     audit_log::{AuditError, AuditSink, Durable},
     collection::Collection,
     error::CustodyError,
+    refusals::Refusals,
 };
 
 /// Writes events for the actors of one process.
@@ -21,6 +22,7 @@ pub struct Auditor {
     sink: Arc<dyn AuditSink>,
     clock: Arc<dyn Clock>,
     wait: Duration,
+    refusals: Arc<Refusals>,
 }
 
 /// How long a call waits for its intent where nothing else is configured.
@@ -30,7 +32,7 @@ impl Auditor {
     /// Into a sink, with a clock.
     #[must_use]
     pub fn new(sink: Arc<dyn AuditSink>, clock: Arc<dyn Clock>) -> Self {
-        Self { sink, clock, wait: WAIT }
+        Self { sink, clock, wait: WAIT, refusals: Arc::default() }
     }
 
     /// With another time that a call waits for the log before it fails.
@@ -112,21 +114,49 @@ impl Auditor {
         self.in_time(self.sink.submit_outcome(events)).await
     }
 
-    /// Notes that an actor was refused, and which right it lacked. `about` fills in what is known of the place.
+    /// Notes that an actor was refused, which right it lacked, and why. `about` fills in what is known of the place.
     ///
     /// # Errors
     /// It could not be written. The refusal stands all the same.
     pub async fn refused(
         &self,
         actor: &Actor,
-        right: Right,
+        (right, why): (Right, &'static str),
         about: impl FnOnce(&mut Event) + Send,
     ) -> Result<(), CustodyError> {
         let mut event = self.event(actor, Action::Refused)?;
         event.missing = Word::new(right.as_str()).ok();
         about(&mut event);
-        let outcome = event.outcome(self.clock.now(), word("forbidden"));
-        self.intents(vec![event, outcome]).await.map(drop)
+        self.refusal(event, Word::new(why).unwrap_or_else(|_| word("forbidden"))).await
+    }
+
+    /// Notes a call that was refused, and why: by itself while an actor's refusals are few, otherwise in one event with the
+    /// number of them, so that who asks in vain for ever does not fill the log.
+    ///
+    /// # Errors
+    /// It could not be written. The refusal stands all the same.
+    pub async fn refusal(&self, event: Event, why: Word) -> Result<(), CustodyError> {
+        let mut summary = self.event(&event.actor, event.action)?;
+        summary.missing.clone_from(&event.missing);
+        let events = self.refusals.note(self.clock.now(), event, summary, why);
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.intents(events).await.map(drop)
+    }
+
+    /// Writes how many refusals there were that were not written one by one: where their time is over, or of `all`.
+    ///
+    /// # Errors
+    /// It could not be written. That there were more stands in the log already, their number in this process's own.
+    pub async fn tell_refusals(&self, all: bool) -> Result<(), CustodyError> {
+        let told = self.refusals.over(self.clock.now(), all);
+        if told.is_empty() {
+            return Ok(());
+        }
+        let counted: u64 = told.iter().filter_map(|event| event.count).sum();
+        let written = self.in_time(self.sink.append_outcome(&told)).await;
+        written.inspect_err(|_| tracing::error!(counted, "refusals could not be written to the audit log"))
     }
 
     /// Runs `work`, which writes, between its intent and its outcome.

@@ -93,6 +93,8 @@ impl Custody {
     /// # Errors
     /// The audit log or the store.
     pub async fn close(&self) -> Result<(), CustodyError> {
+        // What cannot be written has been said; the log is closed all the same.
+        let _ = self.auditor.tell_refusals(true).await;
         let closed = self.auditor.sink().close(self.keys.opening().generation()).await;
         self.keys.close().await?;
         Ok(closed?)

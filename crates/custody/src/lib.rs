@@ -28,6 +28,7 @@ pub mod layout;
 mod own;
 pub mod preset;
 pub mod records;
+mod refusals;
 pub mod retention;
 pub mod sessions;
 pub mod store;

@@ -22,6 +22,9 @@ use keyfold_custody::{
 
 use crate::{problem::Problem, service::Service};
 
+/// Why somebody without a right is refused, in the audit log.
+const FORBIDDEN: &str = "forbidden";
+
 /// What the connection says of its other end. Set by the listener, for every request on it.
 #[derive(Debug, Clone, Default)]
 pub struct Peer {
@@ -85,8 +88,11 @@ impl Caller {
     /// Notes the values of a call that it may not work on, in one event.
     pub async fn refused_values(&self, service: &Service, refusal: &Refusal, count: u64) {
         service.metrics.denied.inc_by(count);
-        let noted =
-            service.custody.auditor.refused(&self.actor, refusal.right(), |event| event.count = Some(count)).await;
+        let noted = service
+            .custody
+            .auditor
+            .refused(&self.actor, (refusal.right(), FORBIDDEN), |event| event.count = Some(count))
+            .await;
         if let Err(error) = noted {
             tracing::error!(%error, "a refusal could not be written to the audit log");
         }
@@ -95,7 +101,7 @@ impl Caller {
     async fn note(&self, service: &Service, right: Right, place: &Place<'_>) {
         use keyfold_core::audit::Name;
         service.metrics.denied.inc();
-        let noted = service.custody.auditor.refused(&self.actor, right, |event| match *place {
+        let noted = service.custody.auditor.refused(&self.actor, (right, FORBIDDEN), |event| match *place {
             Place::Collection(collection) => event.collection = Some(Name::abridge(collection.as_str())),
             Place::Record(collection, record) => {
                 event.collection = Some(Name::abridge(collection.as_str()));

@@ -34,6 +34,9 @@ const RETENTION: Duration = Duration::from_secs(3600);
 /// What part of its time an event in a store may stay longer.
 const LITTLE: u32 = 64;
 
+/// How often refusals that were counted are looked at.
+const REFUSALS: Duration = Duration::from_secs(5);
+
 /// What is done without anybody asking for it.
 #[derive(Debug)]
 pub struct Scheduled {
@@ -50,6 +53,7 @@ pub fn start(service: &Arc<Service>, scheduled: Scheduled) -> JoinSet<()> {
     tasks.spawn(Arc::clone(&service.tokens).follow());
     tasks.spawn(api::grants::follow(Arc::clone(service)));
     tasks.spawn(sign(Arc::clone(service)));
+    tasks.spawn(tell_refusals(Arc::clone(service)));
     if let Some(people) = service.people() {
         tasks.spawn(Arc::clone(people.sessions()).follow());
     }
@@ -75,6 +79,15 @@ async fn sign(service: Arc<Service>) {
             Ok(()) => *service.signed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now(),
             Err(error) => tracing::error!(%error, "the audit log could not be signed"),
         }
+    }
+}
+
+/// Writes how many calls were refused beyond those that are written one by one.
+async fn tell_refusals(service: Arc<Service>) {
+    loop {
+        sleep(REFUSALS).await;
+        // What cannot be written is said where it fails.
+        let _ = service.custody.auditor.tell_refusals(false).await;
     }
 }
 

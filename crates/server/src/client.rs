@@ -1,10 +1,13 @@
 //! The other side of the API, for the command line.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use hyper_util::rt::TokioIo;
 use keyfold_core::error::Hint;
 use serde_json::Value;
 use zeroize::Zeroizing;
+
+use crate::proxy::sidecar::{Holder, SidecarError};
 
 /// How long a call may take. Changes of keys wait for other processes.
 const TIME: Duration = Duration::from_secs(60);
@@ -16,6 +19,8 @@ pub struct Client {
     base: String,
     token: Zeroizing<String>,
     http: reqwest::Client,
+    /// Who has to hold the other end of a connection without TLS.
+    holder: Option<Arc<Holder>>,
 }
 
 /// Why there is no answer.
@@ -42,6 +47,9 @@ pub enum ClientError {
         /// Why.
         source: reqwest::Error,
     },
+    /// Somebody else's process answers there.
+    #[error(transparent)]
+    Stranger(SidecarError),
     /// It answered, and not as a Keyfold server does.
     #[error("what answers at {base} is not a Keyfold server, or another version of it")]
     Strange {
@@ -58,6 +66,7 @@ impl Hint for ClientError {
         match self {
             Self::Problem { hint, .. } => hint.clone(),
             Self::Unreachable { .. } => Some("is it running? start it with `keyfold serve`; check --server".into()),
+            Self::Stranger(error) => error.hint(),
             Self::Strange { .. } => Some("check --server, and what stands in front of it".into()),
             Self::Address => Some("a token is not sent in the clear to another machine".into()),
         }
@@ -97,7 +106,39 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|source| ClientError::Unreachable { base: base.into(), source })?;
-        Ok(Self { base: base.to_owned(), token, http })
+        Ok(Self { base: base.to_owned(), token, http, holder: None })
+    }
+
+    /// The same; without TLS the token goes to a process of theirs alone.
+    #[must_use]
+    pub fn held_by(self, holder: Arc<Holder>) -> Self {
+        let clear = !self.base.starts_with("https:");
+        Self { holder: clear.then_some(holder), ..self }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let failed =
+            |source: reqwest::Error| ClientError::Unreachable { base: self.base.clone(), source: source.without_url() };
+        let Some(holder) = &self.holder else { return request.send().await.map_err(failed) };
+        let strange = || ClientError::Strange { base: self.base.clone() };
+        let request = request.build().map_err(failed)?;
+        let host = request.url().host_str().ok_or(ClientError::Address)?.to_owned();
+        let port = request.url().port_or_known_default().ok_or(ClientError::Address)?;
+        let mut request = axum::http::Request::<reqwest::Body>::try_from(request).map_err(failed)?;
+        let authority = request.uri().authority().ok_or(ClientError::Address)?.as_str().parse();
+        request.headers_mut().insert("host", authority.map_err(|_| ClientError::Address)?);
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).parse();
+        *request.uri_mut() = target.map_err(|_| ClientError::Address)?;
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let answered = async {
+            let stream = holder.connect(name, port).await.map_err(ClientError::Stranger)?;
+            let spoken = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+            let (mut sender, connection) = spoken.map_err(|_| strange())?;
+            tokio::spawn(connection);
+            let response = sender.send_request(request).await.map_err(|_| strange())?;
+            Ok(reqwest::Response::from(response.map(reqwest::Body::wrap)))
+        };
+        tokio::time::timeout(TIME, answered).await.map_err(|_| strange())?
     }
 
     /// Calls, with a JSON body where there is one and an ETag that must still hold.
@@ -121,7 +162,7 @@ impl Client {
         }
         let failed =
             |source: reqwest::Error| ClientError::Unreachable { base: self.base.clone(), source: source.without_url() };
-        let mut response = request.send().await.map_err(failed)?;
+        let mut response = self.send(request).await?;
         let status = response.status();
         let mut bytes = Zeroizing::new(Vec::with_capacity(16 << 10));
         while let Some(chunk) = response.chunk().await.map_err(failed)? {

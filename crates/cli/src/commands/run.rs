@@ -7,15 +7,17 @@ use std::{
     ffi::OsString,
     fmt::Write as _,
     io::IsTerminal as _,
-    os::unix::{fs::MetadataExt as _, process::ExitStatusExt as _},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
 
 use keyfold_core::{clock::UnixTime, error::Hint, secret::Secret};
-use keyfold_server::proxy::sidecar::{Identity, ProxyAddress, Sidecar, SidecarError};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use keyfold_server::proxy::sidecar::{Holder, Identity, ProxyAddress, Sidecar, SidecarError};
+use rustix::process::{
+    DumpableBehavior, Pid, Signal, WaitId, WaitIdOptions, geteuid, kill_process, set_dumpable_behavior, waitid,
+};
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,23 +51,35 @@ pub(crate) struct Args {
     /// What holds the handle of the session: file:PATH or env:NAME [default: env:KEYFOLD_HANDLE]
     #[arg(long, value_name = "SOURCE")]
     handle: Option<Source>,
+    /// The user whom the service runs as, by name or number, where its ports are reached without TLS [default: root, or you]
+    #[arg(long, value_name = "USER", env = "KEYFOLD_SERVICE_USER", hide_env_values = true)]
+    service_user: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
+    // Its environment and its memory hold the token and the handle, and the command runs as the same user. From here on the
+    // kernel lets nobody but root look into either, and /proc says that they are root's.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| {
+        Failure::unavailable("this process cannot be kept from the command that it starts").caused_by(&error)
+    })?;
     let proxy = ProxyAddress::parse(&args.proxy).map_err(|error| of(&error))?;
+    let own = geteuid().as_raw();
+    let holder = Arc::new(Holder::new(own, args.service_user.as_deref().map(user).transpose()?));
     let remote = Remote::of(invocation)?.ok_or_else(|| {
         Failure::usage("no server is named")
             .hint("export KEYFOLD_SERVER=http://127.0.0.1:8740, where `keyfold serve` runs")
     })?;
+    let remote = remote.held_by(Arc::clone(&holder));
     let source = args.handle.clone().unwrap_or_else(|| Source::Environment(HANDLE_VARIABLE.into()));
     let handle = input::read(&source, Wanted::Secret).await?;
     let handle = Secret::from(handle.expose().trim_ascii());
     let text = std::str::from_utf8(handle.expose()).map_err(|_| Failure::usage("the handle is not text"))?;
     let session = remote.session_of(text).await?;
     let authority = remote.authority().await?;
+    proxy.meet(&holder).await.map_err(|error| of(&error))?;
     let number = |value: &serde_json::Value| value["expires"].as_u64().unwrap_or(0);
     let email = session["email"].as_str().map(str::to_owned);
     let project = std::env::var("GOOGLE_CLOUD_PROJECT").ok().or_else(|| session["project"].as_str().map(str::to_owned));
@@ -76,7 +90,8 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
         until: UnixTime(number(&session).min(number(&session["reach"]))),
         email: email.unwrap_or_else(|| format!("{}@keyfold.invalid", session["person"].as_str().unwrap_or("person"))),
         project,
-        uid: std::fs::metadata("/proc/self").map_err(|_| of(&SidecarError::Peers))?.uid(),
+        uid: own,
+        holder,
         clock: Arc::new(SystemClock),
     };
     let certificates = Certificates::write(&authority).map_err(|error| {
@@ -89,6 +104,22 @@ pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Fai
     let exit = attend(command, invocation).await;
     drop((sidecar, certificates));
     exit
+}
+
+/// The number of a user.
+fn user(name: &str) -> Result<u32, Failure> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let number = known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    });
+    number.ok_or_else(|| {
+        Failure::usage("--service-user names a user who is not in /etc/passwd")
+            .hint("give the number that `id -u USER` prints")
+    })
 }
 
 fn of(error: &SidecarError) -> Failure {

@@ -126,3 +126,89 @@ fn bodies_that_are_held_to_be_signed_take_room_of_the_service() {
         assert_eq!(ask(700 << 10).text(), (700 << 10).to_string(), "its room is given back");
     }
 }
+
+#[test]
+fn calls_that_go_on_for_ever_do_not_hold_up_others_where_a_connection_takes_few() {
+    let Some(place) = place("") else { return };
+    let handle = place.handle("alice", json!({}));
+    let (host, _) = place.narrow();
+    let ask = |path: &str| {
+        let request = place.at(&host, "GET", path).header("keyfold-token", &place.agent);
+        request.header("keyfold-session", &handle).timeout(Duration::from_secs(10))
+    };
+    assert_eq!(place.send(ask("/who")).status, 200);
+    let mut streams: Vec<_> = (0..5).map(|_| place.stream(ask("/events").timeout(Duration::from_secs(60)))).collect();
+    assert!(streams.iter_mut().all(|stream| place.next(stream).is_some()));
+    assert_eq!(place.send(ask("/who")).status, 200);
+    let (_, connections) = place.narrow();
+    assert!((3..=4).contains(&connections), "{connections} for six calls, two on each");
+}
+
+/// The refusals in the log: each event's half, result and count.
+fn refusals(place: &Place, action: &str) -> Vec<(String, String, u64)> {
+    let text = |event: &serde_json::Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    let events =
+        place.events().into_iter().filter(|event| event["action"] == action && event["actor"] == "agent:triage");
+    events.map(|e| (text(&e, "kind"), text(&e, "result"), e["count"].as_u64().unwrap_or(1))).collect()
+}
+
+#[test]
+fn p40_refusals_do_not_fill_the_log_and_none_is_lost_from_their_number() {
+    let Some(place) = place("[[destinations.api.rules]]\npath = \"/safe/**\"\n") else { return };
+    let handle = place.handle("alice", json!({}));
+    for _ in 0..120 {
+        place.send(place.request("GET", "/other").header("keyfold-session", &handle)).fails(403, "rule_missing");
+        place.send(place.request("GET", "/safe/x")).fails(401, "no_user_token");
+        place.served.as_(&place.agent, "GET", "/v1/tokens", None).fails(403, "forbidden");
+    }
+    for _ in 0..60 {
+        assert_eq!(place.send(place.request("GET", "/safe/x").header("keyfold-session", &handle)).status, 200);
+    }
+    let intents = |action: &str| refusals(&place, action).iter().filter(|(kind, ..)| kind == "intent").count();
+    assert_eq!(intents("refused"), 2 * (50 + 1), "of each kind the first, and one that says that more follow");
+    assert_eq!(intents("use"), 50 + 1 + 60, "what was permitted is written one by one");
+    let place = place.restarted();
+    for (action, why) in [("refused", "rule_missing"), ("use", "no_user_token"), ("refused", "forbidden")] {
+        let told = refusals(&place, action).into_iter().filter(|(kind, result, _)| kind == "outcome" && result == why);
+        let counts: Vec<_> = told.map(|(.., count)| count).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<u64>()), (51, 120), "{why}");
+    }
+    assert_eq!(place.served.get("/v1/audit/verify").is(200)["verdict"], "ok");
+}
+
+#[test]
+fn a_refused_host_is_in_the_log_however_it_is_refused() {
+    let Some(place) = place("") else { return };
+    let handle = place.handle("alice", json!({}));
+    let proof = format!("Keyfold-Token: {}\r\nKeyfold-Session: {handle}\r\n", place.agent);
+    let host = format!("api.test:{}", place.up.port());
+    let within = |sni: &str, named: &str| {
+        let request = format!("GET /who HTTP/1.1\r\nHost: {named}\r\nConnection: close\r\n\r\n");
+        place.through_tunnel(&host, &handle, sni, &request)
+    };
+    let addressed = |host: &str, more: &str| {
+        place.raw(&format!("GET /proxy/{host}/x HTTP/1.1\r\nHost: p\r\n{more}{proof}Connection: close\r\n\r\n"))
+    };
+    addressed("2130706433", "");
+    addressed("me:password@evil.test", "");
+    addressed("api.test", "Host: q\r\n");
+    place.raw(&format!("CONNECT 0x7f.1:443 HTTP/1.1\r\nHost: 0x7f.1:443\r\n{proof}\r\n"));
+    place.raw(&format!("GET http://api.test/x HTTP/1.1\r\nHost: api.test\r\n{proof}Connection: close\r\n\r\n"));
+    within("api.test", "other.test");
+    within("other.test", &host);
+    let events = place.events().into_iter().filter(|event| event["action"] == "refused" && event["kind"] == "outcome");
+    let said: Vec<_> = events.map(|event| format!("{} {}", event["result"], event["field"]).replace('"', "")).collect();
+    assert_eq!(
+        said,
+        [
+            "host_refused 2130706433",
+            "host_refused evil.test",
+            "invalid_request api.test",
+            "host_refused 0x7f.1:443",
+            "invalid_request api.test",
+            "host_differs other.test",
+            "host_differs other.test",
+        ]
+    );
+    assert!(place.up.nothing());
+}

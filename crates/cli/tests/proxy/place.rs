@@ -122,6 +122,7 @@ impl Place {
         let script = Script::default();
         let broken = Upstream::scripted(&authority, &["broken.test"], Arc::clone(&script));
         let stranger = Upstream::start(&Authority::new(), &["stranger.test"], &["http/1.1"]);
+        let narrow = Upstream::narrow(&authority, &["narrow.test"], 2);
         let place = folder("");
         let roots = place.path().join("roots.pem");
         std::fs::write(&roots, authority.0.pem()).unwrap();
@@ -137,11 +138,12 @@ impl Place {
         };
         let short = "timeouts = { connect = \"2s\", headers = \"1s\", idle = \"1s\" }\n";
         let config = format!(
-            "{first}{}[destinations.other]\nhost = \"other.test\"\n{}{short}{}{}{}{keys}{tables}",
+            "{first}{}[destinations.other]\nhost = \"other.test\"\n{}{short}{}{}{}{}{keys}{tables}",
             provider.config(issuer),
             here("broken", broken.port()),
             here("stranger", stranger.port()),
             here("nobody", spare),
+            here("narrow", narrow.port()),
             here("api", up.port()),
         );
         let config = config.replace("PORT", &up.port().to_string()).replace("ROOTS", roots.to_str().unwrap());
@@ -157,7 +159,7 @@ impl Place {
             backend,
             http1: client().http1_only().build().unwrap(),
             http2: client().http2_prior_knowledge().build().unwrap(),
-            more: vec![broken, stranger],
+            more: vec![broken, stranger, narrow],
             script,
             nobody: spare,
             disk: None,
@@ -543,6 +545,11 @@ impl Place {
     /// The destination whose certificate nobody has signed that we know.
     pub(crate) fn stranger(&self) -> String {
         format!("stranger.test:{}", self.more[1].port())
+    }
+
+    /// The destination that takes two calls at once on a connection, and how many connections it has.
+    pub(crate) fn narrow(&self) -> (String, usize) {
+        (format!("narrow.test:{}", self.more[2].port()), self.more[2].connections())
     }
 
     /// The destination where nobody listens.

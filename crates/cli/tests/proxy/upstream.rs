@@ -88,6 +88,18 @@ impl Upstream {
         Self::with((authority, Some(verifier.build().unwrap())), names, &["h2", "http/1.1"], speak)
     }
 
+    /// The same over HTTP/2 alone, with so many streams at once on a connection.
+    pub(crate) fn narrow(authority: &Authority, names: &[&str], streams: u32) -> Self {
+        Self::with(authority, names, &["h2"], move |stream, noted| async move {
+            let service = service_fn(move |request| {
+                let noted = Arc::clone(&noted);
+                async move { answer(request, &noted).await }
+            });
+            let mut serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = serve.max_concurrent_streams(streams).serve_connection(TokioIo::new(stream), service).await;
+        })
+    }
+
     /// Reads a request's head and sends what the script says, whatever was asked; then it closes, or waits where the script says so.
     pub(crate) fn scripted(authority: &Authority, names: &[&str], script: Script) -> Self {
         Self::with((authority, None), names, &["http/1.1"], move |mut stream, _| {

@@ -215,9 +215,8 @@ impl Broker {
             let auditor = self.sessions.auditor();
             let mut event = auditor.event(actor, Action::Use)?;
             about(&mut event, wanted);
-            let outcome = event.outcome(self.sessions.now(), sessions::word(reason.code()));
             // It is refused whether or not that can be written down; what cannot be is said in the log.
-            if let Err(error) = auditor.intents(vec![event, outcome]).await {
+            if let Err(error) = auditor.refusal(event, sessions::word(reason.code())).await {
                 tracing::error!(%error, "a refusal could not be written to the audit log");
             }
         }

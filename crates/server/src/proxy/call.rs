@@ -9,7 +9,7 @@ use keyfold_core::audit::{Event, Word};
 use keyfold_custody::broker::{Broker, Credential, Held};
 use tokio::sync::{OwnedRwLockReadGuard, watch};
 
-use super::{flights::Flight, grounds::Grounds, upstream::OnLane};
+use super::{flights::Flight, grounds::Grounds, lanes::OnLane};
 use crate::{listen::Origin, problem::Problem};
 
 /// How long after the service was told to end its streams go on.

@@ -13,7 +13,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::rt::TokioIo;
 use keyfold_core::error::Hint;
 use keyfold_custody::{
-    access::{Permit, Place, Right, op},
+    access::{Permit, Place, op},
     broker::{Credential, Wanted},
 };
 use zeroize::Zeroizing;
@@ -29,7 +29,7 @@ use super::{
     inject::{self, Inject, Injected},
     path::Path,
     proof::Proof,
-    rules,
+    refused, rules,
     scrub::Scrubber,
     settings::Reach,
     sigv4, upstream,
@@ -156,25 +156,22 @@ async fn allow(proxy: &Proxy, caller: &Caller, target: Target, parts: &Parts) ->
     let Target { host, port, raw } = target;
     let method = parts.method.as_str();
     let Some(destination) = proxy.people.broker.routes().at(host.as_str(), port) else {
-        return Err(unknown(proxy, caller, (&host, port, method)).await);
+        return Err(refused::unknown(proxy, caller, (&host, port, method)).await);
     };
     let way = proxy.way(&destination.name)?;
     let path = match read(&way.reach, &raw, parts) {
         Ok(path) => path,
-        Err(problem) => {
-            refused(proxy, caller, (&destination.name, method)).await;
-            return Err(problem);
-        }
+        Err(problem) => return Err(refused::noted(proxy, caller, (&destination.name, method), problem).await),
     };
     let grpc = headers::is_grpc(&parts.headers);
     let asked = rules::Request { host: &host, port, method, path: &path, grpc };
     if let Err(unmatched) = way.reach.rules.decide(&asked) {
-        refused(proxy, caller, (&destination.name, method)).await;
         let problem = Problem::new(StatusCode::FORBIDDEN, "rule_missing", unmatched.to_string());
-        return Err(match unmatched.hint() {
+        let problem = match unmatched.hint() {
             Some(hint) => problem.hint(hint),
             None => problem,
-        });
+        };
+        return Err(refused::noted(proxy, caller, (&destination.name, method), problem).await);
     }
     let place = Place::Destination(&destination.name, Some((method, path.path())));
     let permit = caller.permit::<op::Use>(&proxy.service, &place).await?;
@@ -192,26 +189,6 @@ fn read(reach: &Reach, raw: &str, parts: &Parts) -> Result<Path, Problem> {
     })?;
     inject::refuse_rivals(&reach.inject, path.query())?;
     Ok(path)
-}
-
-/// Nothing is configured there.
-pub(super) async fn unknown(proxy: &Proxy, caller: &Caller, (host, port, method): (&Host, u16, &str)) -> Problem {
-    refused(proxy, caller, (&format!("{host}:{port}"), method)).await;
-    let what = format!("no destination is configured at {host}:{port}");
-    Problem::new(StatusCode::FORBIDDEN, "destination_unknown", what)
-        .hint("an operator lists it under [destinations.NAME] in keyfold.toml; what is not listed is refused")
-}
-
-async fn refused(proxy: &Proxy, caller: &Caller, (destination, method): (&str, &str)) {
-    use keyfold_core::audit::Name;
-    proxy.service.metrics.denied.inc();
-    let noted = proxy.service.custody.auditor.refused(&caller.actor, Right::Use, |event| {
-        event.field = Some(Name::abridge(destination));
-        event.method = Some(Name::abridge(&method.chars().take(20).collect::<String>()));
-    });
-    if let Err(error) = noted.await {
-        tracing::error!(%error, "a refusal could not be written to the audit log");
-    }
 }
 
 /// The answer of a token endpoint: the tokens in it become the caller's handle, and what cannot be read stays here.

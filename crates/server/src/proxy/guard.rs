@@ -6,6 +6,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,8 +18,10 @@ use super::host::Host;
 
 /// How long a resolver may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How many names are looked up at once: each holds a thread until the system's resolver gives up.
+/// How many names are looked up at once: each holds a thread until the system's resolver gives up, also where nobody waits any more.
 const LOOKUPS: usize = 64;
+/// How many of these may be one destination's, so that names of it that nobody answers for do not hold up the others.
+const OF_ONE: usize = 4;
 /// How many addresses of a name are kept.
 const MAX_ADDRESSES: usize = 16;
 
@@ -169,19 +172,47 @@ pub(crate) fn refused(address: IpAddr) -> Option<&'static str> {
     })
 }
 
+/// How a name is looked up: with the system's resolver, on a thread that it holds until that has answered.
+type Resolver = fn(&str, u16) -> Vec<SocketAddr>;
+
+fn system(host: &str, port: u16) -> Vec<SocketAddr> {
+    std::net::ToSocketAddrs::to_socket_addrs(&(host, port)).map_or_else(|_| Vec::new(), Iterator::collect)
+}
+
 /// The guard.
 pub(crate) struct Guard {
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     patience: Duration,
+    resolver: Resolver,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { lookups: Semaphore::new(LOOKUPS), patience: PATIENCE }
+        Self { lookups: Arc::new(Semaphore::new(LOOKUPS)), patience: PATIENCE, resolver: system }
     }
 }
 
 impl Guard {
+    /// For one destination, which has its own share of the lookups.
+    pub(crate) fn of_one(&self) -> Lookups {
+        Lookups {
+            all: Arc::clone(&self.lookups),
+            own: Arc::new(Semaphore::new(OF_ONE)),
+            patience: self.patience,
+            resolver: self.resolver,
+        }
+    }
+}
+
+/// The guard of one destination.
+pub(crate) struct Lookups {
+    all: Arc<Semaphore>,
+    own: Arc<Semaphore>,
+    patience: Duration,
+    resolver: Resolver,
+}
+
+impl Lookups {
     /// The addresses to dial. Who dials takes one of these and asks no resolver again.
     ///
     /// # Errors
@@ -197,9 +228,16 @@ impl Guard {
         }
         let late = || GuardError::Late { host: host.clone() };
         let found = timeout(self.patience, async {
-            let _room = self.lookups.acquire().await.map_err(|_| late())?;
-            let found = tokio::net::lookup_host((host.as_str(), port)).await;
-            Ok(found.map_or_else(|_| Vec::new(), Iterator::collect))
+            // Its own first: who waits for that holds nothing of the others'.
+            let own = Arc::clone(&self.own).acquire_owned().await.map_err(|_| late())?;
+            let all = Arc::clone(&self.all).acquire_owned().await.map_err(|_| late())?;
+            let (resolver, name) = (self.resolver, host.as_str().to_owned());
+            let asked = tokio::task::spawn_blocking(move || {
+                // Until the thread is free again, however long ago somebody stopped waiting for it.
+                let _room = (own, all);
+                resolver(&name, port)
+            });
+            asked.await.map_err(|_| late())
         });
         check(host, found.await.map_err(|_| late())??, private_allowed)
     }
@@ -343,7 +381,7 @@ mod tests {
 
     #[tokio::test]
     async fn p33_names_and_literals_go_through_the_same_check() {
-        let guard = Guard::default();
+        let guard = Guard::default().of_one();
         for text in ["127.0.0.1", "localhost", "::1", "169.254.169.254"] {
             let host = Host::parse(text).unwrap();
             let error = guard.resolve(&host, 443, false).await.unwrap_err();
@@ -354,11 +392,29 @@ mod tests {
         assert!(local.iter().all(|address| address.ip().is_loopback() && address.port() == 8443));
     }
 
+    /// Answers for one name, and takes its time for others.
+    fn slow(host: &str, port: u16) -> Vec<SocketAddr> {
+        if host != "quick.example" {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        vec![SocketAddr::new(ip("8.8.8.8"), port)]
+    }
+
     #[tokio::test]
-    async fn a_resolver_that_does_not_answer_is_not_waited_for() {
-        let guard = Guard { lookups: Semaphore::new(0), patience: Duration::from_millis(10) };
-        let error = guard.resolve(&host(), 443, false).await.unwrap_err();
-        assert_eq!(error, GuardError::Late { host: host() });
+    async fn a_resolver_that_does_not_answer_is_not_waited_for_and_holds_up_its_own_destination_alone() {
+        let patience = Duration::from_millis(100);
+        let guard = Guard { lookups: Arc::new(Semaphore::new(2 * OF_ONE)), patience, resolver: slow };
+        let (hanging, other) = (guard.of_one(), guard.of_one());
+        let names: Vec<_> = (0..100).map(|n| Host::parse(&format!("n{n}.example")).unwrap()).collect();
+        let asked = futures::future::join_all(names.iter().map(|name| hanging.resolve(name, 443, false))).await;
+        for (name, result) in names.iter().zip(asked) {
+            assert_eq!(result, Err(GuardError::Late { host: name.clone() }));
+        }
+        assert_eq!(hanging.own.available_permits(), 0, "its threads are still held");
+        assert_eq!(guard.lookups.available_permits(), OF_ONE, "and are counted as that");
+        let quick = Host::parse("quick.example").unwrap();
+        assert_eq!(other.resolve(&quick, 443, false).await, Ok(addresses(&["8.8.8.8"])));
+        assert!(hanging.resolve(&quick, 443, false).await.is_err(), "its own destination waits");
     }
 
     proptest! {

@@ -26,14 +26,23 @@ use super::{
     guard::Guard,
     host::Host,
     proof::Proof,
+    refused,
     settings::{ProxySettings, Reach, Reaches},
     tunnel::{self, Tunnel},
     upstream::system_roots,
 };
-use crate::{auth::Peer, people::People, problem::Problem, request::REQUEST_ID, service::Service};
+use crate::{
+    auth::{Caller, Peer},
+    people::People,
+    problem::Problem,
+    request::REQUEST_ID,
+    service::Service,
+};
 
 /// Where addressed mode begins.
 const ADDRESSED: &str = "/proxy/";
+/// The code of what is no call to anywhere.
+const NOTHING_HERE: &str = "not_found";
 /// Where the authority's certificate is had. It is nobody's secret.
 const CERTIFICATE: &str = "/ca.pem";
 
@@ -126,15 +135,20 @@ impl Proxy {
         let proxy = Arc::clone(&self);
         self.logged(mode, async move {
             let (parts, body) = request.into_parts();
-            one_host(&parts)?;
             if parts.method == Method::CONNECT {
                 return tunnel::open(&proxy, parts, body, peer).await;
             }
-            if parts.method == Method::GET && parts.uri.path() == CERTIFICATE {
+            let one = one_host(&parts);
+            if one.is_ok() && parts.method == Method::GET && parts.uri.path() == CERTIFICATE {
                 return Ok(certificate(proxy.authority.pem()));
             }
-            let (proof, target) = (Proof::of(&parts.headers)?, addressed(&parts)?);
-            forward(Asker::of(&proxy, proof, peer).await?, &proxy, target, (parts, body)).await
+            let target = match one.and_then(|()| addressed(&parts)) {
+                Err(problem) if problem.code() == NOTHING_HERE => return Err(problem),
+                target => target,
+            };
+            let asker = Asker::of(&proxy, Proof::of(&parts.headers)?, peer).await?;
+            let target = or_noted(&proxy, &asker.caller, &parts, target).await?;
+            forward(asker, &proxy, target, (parts, body)).await
         })
         .await
     }
@@ -149,9 +163,10 @@ impl Proxy {
         let proxy = Arc::clone(&self);
         self.logged("mapped", async move {
             let (parts, body) = request.into_parts();
-            one_host(&parts)?;
-            let (proof, target) = (Proof::of(&parts.headers)?, mapping.target(asked.as_ref(), &parts)?);
-            forward(Asker::of(&proxy, proof, peer).await?, &proxy, target, (parts, body)).await
+            let asker = Asker::of(&proxy, Proof::of(&parts.headers)?, peer).await?;
+            let target = one_host(&parts).and_then(|()| mapping.target(asked.as_ref(), &parts));
+            let target = or_noted(&proxy, &asker.caller, &parts, target).await?;
+            forward(asker, &proxy, target, (parts, body)).await
         })
         .await
     }
@@ -165,10 +180,10 @@ impl Proxy {
         let proxy = Arc::clone(&self);
         self.logged("tunnel", async move {
             let (parts, body) = request.into_parts();
-            one_host(&parts)?;
-            let target = tunnel.target(&parts)?;
             let proof = tunnel.proof.within(&parts.headers)?;
             let asker = Asker::of(&proxy, proof, tunnel.peer.clone()).await?;
+            let target = one_host(&parts).and_then(|()| tunnel.target(&parts));
+            let target = or_noted(&proxy, &asker.caller, &parts, target).await?;
             forward(asker, &proxy, target, (parts, body)).await
         })
         .await
@@ -216,8 +231,33 @@ fn certificate(pem: &str) -> Response<Body> {
     response
 }
 
+/// What was read of where a request wants to go; where it is refused, after that was written down.
+pub(super) async fn or_noted<T>(
+    proxy: &Proxy,
+    caller: &Caller,
+    parts: &Parts,
+    read: Result<T, Problem>,
+) -> Result<T, Problem> {
+    match read {
+        Ok(read) => Ok(read),
+        Err(problem) => {
+            let named = refused::written(&named(parts));
+            Err(refused::noted(proxy, caller, (&named, parts.method.as_str()), problem).await)
+        }
+    }
+}
+
+/// The host that a request names, unlooked at.
+fn named(parts: &Parts) -> String {
+    if let Some(rest) = parts.uri.path().strip_prefix(ADDRESSED) {
+        return rest.split('/').next().unwrap_or_default().to_owned();
+    }
+    let host = parts.headers.get(header::HOST).and_then(|value| value.to_str().ok());
+    parts.uri.authority().map_or_else(|| host.unwrap_or_default().to_owned(), ToString::to_string)
+}
+
 /// Two readers of two hosts may choose two of them.
-fn one_host(parts: &Parts) -> Result<(), Problem> {
+pub(super) fn one_host(parts: &Parts) -> Result<(), Problem> {
     let hosts = parts.headers.get_all(header::HOST).iter().count();
     let fits = match parts.version {
         Version::HTTP_2 => hosts <= 1,

@@ -5,6 +5,7 @@
 //! nor the handle. Instead of a password, who connects is asked of the kernel: only processes of the user that runs the
 //! agent are served, so another user of the machine is not.
 
+mod holder;
 mod metadata;
 mod peer;
 mod tunnel;
@@ -27,6 +28,8 @@ use tokio::{
     time::sleep,
 };
 
+pub use holder::Holder;
+
 use super::host::Host;
 
 /// How many connections of an agent are served at once.
@@ -48,6 +51,8 @@ pub struct Identity {
     pub project: Option<String>,
     /// The user whose processes are served.
     pub uid: u32,
+    /// Whom the proof is given to.
+    pub holder: Arc<Holder>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -70,6 +75,23 @@ pub enum SidecarError {
     /// A socket.
     #[error("nothing can listen on 127.0.0.1: {}", .0.kind())]
     Bind(#[source] io::Error),
+    /// Nobody listens there, or the connection broke.
+    #[error("Keyfold cannot be reached: {}", .0.kind())]
+    Unreachable(#[source] io::Error),
+    /// Somebody else's process answers where Keyfold should.
+    #[error("port {port} is held by the user {uid}, whom no proof is sent to")]
+    Stranger {
+        /// Which port.
+        port: u16,
+        /// Whose.
+        uid: u32,
+    },
+    /// The kernel does not say whose process answers.
+    #[error("the system does not say which user holds port {port}")]
+    Unheld {
+        /// Which port.
+        port: u16,
+    },
     /// The kernel does not say who connects.
     #[error("this system does not say which user connects")]
     Peers,
@@ -81,6 +103,11 @@ impl Hint for SidecarError {
             match self {
                 Self::Address => "a proof is not sent in the clear to another machine",
                 Self::Bind(_) => "check that the loopback interface is up",
+                Self::Unreachable(_) => "is it running? start it with `keyfold serve --proxy-listen`; check --server and --proxy",
+                Self::Stranger { .. } => {
+                    "if that is the user whom Keyfold runs as, say so with --service-user; if not, somebody waits there for the proof"
+                }
+                Self::Unheld { .. } => "what answers must be a process in the same network namespace; use https otherwise",
                 Self::Peers => "`keyfold run` needs Linux with /proc mounted",
             }
             .into(),
@@ -100,6 +127,14 @@ impl ProxyAddress {
         let (host, port) =
             Host::with_port(rest.strip_suffix('/').unwrap_or(rest), port).map_err(|_| SidecarError::Address)?;
         Ok(Self { host, port, tls })
+    }
+
+    /// Looks whose it is, before anything is started that could take its place.
+    ///
+    /// # Errors
+    /// As [`Holder::connect`]. Over https nothing is looked at: the certificate says so each time.
+    pub async fn meet(&self, holder: &Holder) -> Result<(), SidecarError> {
+        if self.tls { Ok(()) } else { holder.connect(self.host.as_str(), self.port).await.map(drop) }
     }
 }
 

@@ -28,7 +28,8 @@ use super::{
     forward::Target,
     host::Host,
     proof::Proof,
-    service::{authority, read_host},
+    refused,
+    service::{authority, one_host, or_noted, read_host},
 };
 use crate::{
     auth::Peer,
@@ -58,16 +59,15 @@ impl Tunnel {
     pub(super) fn target(&self, parts: &Parts) -> Result<Target, Problem> {
         let (host, port) = read_host(&authority(parts)?)?;
         if host != self.host || port != self.port {
-            return Err(Problem::new(
-                StatusCode::MISDIRECTED_REQUEST,
-                "host_differs",
-                "the request names another host than the tunnel was opened to",
-            )
-            .hint("open a tunnel for each host"));
+            return Err(differs("the request names another host than the tunnel was opened to"));
         }
         let raw = parts.uri.path_and_query().map_or("/", axum::http::uri::PathAndQuery::as_str).to_owned();
         Ok(Target { host, port, raw })
     }
+}
+
+fn differs(what: &str) -> Problem {
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, "host_differs", what).hint("open a tunnel for each host")
 }
 
 /// Answers CONNECT, and serves what comes through.
@@ -79,10 +79,10 @@ pub(super) async fn open(
 ) -> Result<Response<Body>, Problem> {
     let proof = Proof::of(&parts.headers)?;
     let caller = proof.caller(proxy, &peer).await?;
-    let named = authority(&parts)?;
-    let (host, port) = read_host(&named)?;
+    let read = one_host(&parts).and_then(|()| read_host(&authority(&parts)?));
+    let (host, port) = or_noted(proxy, &caller, &parts, read).await?;
     if proxy.people.broker.routes().at(host.as_str(), port).is_none() {
-        return Err(super::forward::unknown(proxy, &caller, (&host, port, "CONNECT")).await);
+        return Err(refused::unknown(proxy, &caller, (&host, port, "CONNECT")).await);
     }
     // Apart from the calls within, which would otherwise have no room left by it.
     let flight = proxy.flights.take(format!("connect {}", proof.whose(proxy, &caller).await))?;
@@ -127,7 +127,12 @@ async fn serve(
             _ => false,
         };
         if !fits {
-            tracing::info!("a tunnel was closed: TLS asked for another host than CONNECT");
+            let problem = differs("TLS asked for another host than the tunnel was opened to");
+            // Whose proof does not hold any more is nobody to write down.
+            if let Ok(caller) = tunnel.proof.known(&proxy, &tunnel.peer).await {
+                let asked = refused::written(named.as_deref().unwrap_or_default());
+                refused::noted(&proxy, &caller, (&asked, "CONNECT"), problem).await;
+            }
             return None;
         }
         start.into_stream(tls).await.ok()

@@ -10,10 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -39,16 +36,13 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use super::{
     breaker::Breaker,
     connections::ClientIdentity,
-    guard::{Guard, GuardError},
+    guard::{Guard, GuardError, Lookups},
     host::Host,
+    lanes::{A_LANE, LANES, Lanes, OnLane, Watched},
     settings::Reach,
 };
 use crate::problem::Problem;
 
-/// How many calls one connection of HTTP/2 holds before there is another one.
-const A_LANE: u32 = 64;
-/// How many connections of HTTP/2 a destination gets at most.
-const LANES: usize = 32;
 /// How much of one answer may wait to be read; a connection has room for that of all its calls, so that none waits for another.
 const WINDOW: u32 = 128 << 10;
 const WINDOWS: u32 = WINDOW * A_LANE;
@@ -74,19 +68,11 @@ type Pool = Client<Connector, Body>;
 
 /// A destination's connections.
 pub(super) struct Upstream {
-    lanes: Vec<(Pool, Arc<AtomicU32>)>,
+    pools: Vec<Pool>,
+    lanes: Arc<Lanes>,
     /// Of HTTP/1.1 alone, for what changes its protocol.
     upgrades: Pool,
     breaker: Arc<Breaker>,
-}
-
-/// One call on a lane, until its answer has ended.
-pub(super) struct OnLane(Arc<AtomicU32>);
-
-impl Drop for OnLane {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Upstream {
@@ -103,16 +89,18 @@ impl Upstream {
         let mut one = (*both).clone();
         one.alpn_protocols.retain(|name| name == b"http/1.1");
         let one = Arc::new(one);
-        let breaker = Arc::<Breaker>::default();
-        let connector = |tls: &Arc<ClientConfig>| Connector {
+        let (breaker, lanes) = (Arc::<Breaker>::default(), Arc::<Lanes>::default());
+        let guard = Arc::new(guard.of_one());
+        let connector = |tls: &Arc<ClientConfig>, lanes: &Arc<Lanes>| Connector {
             breaker: Arc::clone(&breaker),
-            guard: Arc::clone(guard),
+            guard: Arc::clone(&guard),
+            lanes: Arc::clone(lanes),
             tls: Arc::clone(tls),
             private: reach.private,
             address: reach.address.clone(),
             time: reach.timeouts.connect,
         };
-        let pool = |tls: &Arc<ClientConfig>| {
+        let pool = |tls: &Arc<ClientConfig>, lanes: &Arc<Lanes>| {
             Client::builder(TokioExecutor::new())
                 .pool_idle_timeout(IDLE)
                 .pool_timer(TokioTimer::new())
@@ -124,9 +112,12 @@ impl Upstream {
                 .http2_keep_alive_interval(Duration::from_secs(20))
                 .http2_keep_alive_timeout(Duration::from_secs(10))
                 .set_host(false)
-                .build(connector(tls))
+                .build(connector(tls, lanes))
         };
-        Ok(Self { lanes: (0..LANES).map(|_| (pool(&both), Arc::default())).collect(), upgrades: pool(&one), breaker })
+        let pools = (0..LANES).map(|_| pool(&both, &lanes)).collect();
+        // Connections that change their protocol say nothing of how many calls the others take.
+        let upgrades = pool(&one, &Arc::default());
+        Ok(Self { pools, lanes, upgrades, breaker })
     }
 
     /// Sends a request. The body that comes back keeps its place on the lane.
@@ -143,23 +134,12 @@ impl Upstream {
         let (sent, lane) = if upgrades {
             (self.upgrades.request(request).await, None)
         } else {
-            let (pool, lane) = self.lane()?;
-            (pool.request(request).await, Some(lane))
+            let lane = self.lanes.take(&host)?;
+            (self.pools[lane.number].request(request).await, Some(lane))
         };
         let response = sent.map_err(|error| problem(&error))?;
         self.breaker.worked(&host);
         Ok((response, lane))
-    }
-
-    fn lane(&self) -> Result<(&Pool, OnLane), Problem> {
-        for (pool, held) in &self.lanes {
-            if held.fetch_add(1, Ordering::Relaxed) < A_LANE {
-                return Ok((pool, OnLane(Arc::clone(held))));
-            }
-            held.fetch_sub(1, Ordering::Relaxed);
-        }
-        let what = "too many calls to this destination are under way";
-        Err(Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "upstream_busy", what, 1))
     }
 }
 
@@ -245,7 +225,8 @@ fn odd() -> ConnectError {
 #[derive(Clone)]
 pub(super) struct Connector {
     breaker: Arc<Breaker>,
-    guard: Arc<Guard>,
+    guard: Arc<Lookups>,
+    lanes: Arc<Lanes>,
     tls: Arc<ClientConfig>,
     private: bool,
     address: Option<Host>,
@@ -258,7 +239,8 @@ impl Connector {
         let (host, port) = Host::with_port(authority, 443).map_err(|_| odd())?;
         // It bounds its own time.
         let addresses = self.guard.resolve(self.address.as_ref().unwrap_or(&host), port, self.private).await?;
-        let connected = timeout(self.time, self.connect(&host, addresses)).await.unwrap_or(Err(ConnectError::Late));
+        let connected =
+            timeout(self.time, self.connect((&host, authority), addresses)).await.unwrap_or(Err(ConnectError::Late));
         match connected {
             Ok(_) => self.breaker.worked(authority),
             Err(_) => self.breaker.failed(authority),
@@ -266,7 +248,7 @@ impl Connector {
         connected
     }
 
-    async fn connect(&self, host: &Host, addresses: Vec<SocketAddr>) -> Result<TlsIo, ConnectError> {
+    async fn connect(&self, host: (&Host, &str), addresses: Vec<SocketAddr>) -> Result<TlsIo, ConnectError> {
         let mut last = odd();
         for address in addresses {
             match TcpStream::connect(address).await {
@@ -277,7 +259,7 @@ impl Connector {
         Err(last)
     }
 
-    async fn encrypt(&self, host: &Host, stream: TcpStream) -> Result<TlsIo, ConnectError> {
+    async fn encrypt(&self, (host, authority): (&Host, &str), stream: TcpStream) -> Result<TlsIo, ConnectError> {
         let _ = stream.set_nodelay(true);
         let name = match host.address() {
             Some(address) => ServerName::IpAddress(address.into()),
@@ -286,7 +268,8 @@ impl Connector {
         };
         let stream =
             TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await.map_err(ConnectError::Tls)?;
-        Ok(TlsIo(TokioIo::new(stream)))
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(TlsIo(TokioIo::new(Watched::new(stream, h2, Arc::clone(&self.lanes), authority))))
     }
 }
 
@@ -306,11 +289,11 @@ impl tower::Service<Uri> for Connector {
 }
 
 /// A connection, which knows what was agreed on it.
-pub(super) struct TlsIo(TokioIo<TlsStream<TcpStream>>);
+pub(super) struct TlsIo(TokioIo<Watched<TlsStream<TcpStream>>>);
 
 impl Connection for TlsIo {
     fn connected(&self) -> Connected {
-        let h2 = self.0.inner().get_ref().1.alpn_protocol() == Some(b"h2");
+        let h2 = self.0.inner().stream().get_ref().1.alpn_protocol() == Some(b"h2");
         if h2 { Connected::new().negotiated_h2() } else { Connected::new() }
     }
 }

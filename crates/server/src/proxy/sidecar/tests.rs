@@ -27,9 +27,14 @@ fn identity(proxy: &str, until: u64) -> Identity {
         until: UnixTime(until),
         email: "alice@example.com".into(),
         project: Some("p-1".into()),
-        uid: std::fs::metadata("/proc/self").unwrap().uid(),
+        uid: own(),
+        holder: Arc::new(Holder::new(own(), None)),
         clock: Arc::new(Still),
     }
+}
+
+fn own() -> u32 {
+    std::fs::metadata("/proc/self").unwrap().uid()
 }
 
 fn at() -> SocketAddr {
@@ -187,6 +192,32 @@ async fn what_opens_no_tunnel_is_told_so_and_reaches_nobody() {
         assert!(got.is_empty() || got.starts_with(&format!("HTTP/1.1 {status} ")), "{got}");
         assert!(!got.contains("kfa_token") && !got.contains("kfh_handle"));
     }
+}
+
+#[tokio::test]
+async fn whoever_else_listens_on_the_proxys_port_is_sent_nothing() {
+    let stranger = |proxy: &str| {
+        let holder = Arc::new(Holder::new(own(), Some(u32::MAX - 7)));
+        Identity { holder, ..identity(proxy, NOW.0 + 90) }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let sidecar = Sidecar::start(stranger(&format!("http://{}", listener.local_addr().unwrap()))).await.unwrap();
+    let listens = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got).await;
+        got
+    };
+    let calls = async {
+        let mut stream = TcpStream::connect(sidecar.proxy()).await.unwrap();
+        stream.write_all(b"CONNECT a.example:443 HTTP/1.1\r\n\r\ninner").await.unwrap();
+        let mut got = Vec::new();
+        let _ = stream.read_to_end(&mut got).await;
+        String::from_utf8(got).unwrap()
+    };
+    let (sent, answered) = tokio::join!(listens, calls);
+    assert_eq!(String::from_utf8(sent).unwrap(), "");
+    assert!(answered.starts_with("HTTP/1.1 502 ") && answered.contains("another user"), "{answered}");
 }
 
 #[tokio::test]

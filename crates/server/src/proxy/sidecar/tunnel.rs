@@ -11,7 +11,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::Identity;
+use super::{Identity, SidecarError};
 use crate::proxy::{host::Host, upstream::system_roots};
 
 /// How long a client may take to say where to, and the proxy to be there.
@@ -34,6 +34,10 @@ const NOT_CONNECT: Refused = Refused(
     "This proxy opens tunnels for https:// and nothing else: over http:// a credential would leave in the clear.",
 );
 const MALFORMED: Refused = Refused("400 Bad Request", "This is not a CONNECT request that names HOST:PORT.");
+const STRANGER: Refused = Refused(
+    "502 Bad Gateway",
+    "Keyfold's proxy is not what answers at its port: another user holds it, and was sent nothing.",
+);
 const UNREACHABLE: Refused =
     Refused("502 Bad Gateway", "Keyfold's proxy cannot be reached. Is `keyfold serve --proxy-listen` running?");
 
@@ -73,12 +77,22 @@ impl Dialler {
         let request = self.request(&host, port);
         let dialled = async {
             let mut proxy = self.dial().await?;
-            proxy.write_all(request.as_bytes()).await?;
-            proxy.write_all(&rest).await?;
-            proxy.flush().await?;
-            Ok::<_, io::Error>(proxy)
+            let sent = async {
+                proxy.write_all(request.as_bytes()).await?;
+                proxy.write_all(&rest).await?;
+                proxy.flush().await
+            };
+            sent.await.map_err(SidecarError::Unreachable)?;
+            Ok(proxy)
         };
-        timeout(DIAL, dialled).await.ok().and_then(Result::ok).ok_or(UNREACHABLE)
+        match timeout(DIAL, dialled).await {
+            Ok(Ok(proxy)) => Ok(proxy),
+            Ok(Err(error @ (SidecarError::Stranger { .. } | SidecarError::Unheld { .. }))) => {
+                tracing::warn!(target: "keyfold_server::sidecar", %error, "the proof was not sent");
+                Err(STRANGER)
+            }
+            _ => Err(UNREACHABLE),
+        }
     }
 
     /// The proof in `Proxy-Authorization`: the handle as the user, the agent's token as the password.
@@ -92,18 +106,23 @@ impl Dialler {
         ))
     }
 
-    async fn dial(&self) -> io::Result<Box<dyn Stream>> {
+    async fn dial(&self) -> Result<Box<dyn Stream>, SidecarError> {
         let proxy = &self.identity.proxy;
-        let stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await?;
-        stream.set_nodelay(true)?;
         if !proxy.tls {
+            let stream = self.identity.holder.connect(proxy.host.as_str(), proxy.port).await?;
+            let _ = stream.set_nodelay(true);
             return Ok(Box::new(stream));
         }
-        let name = match proxy.host.address() {
-            Some(address) => ServerName::IpAddress(IpAddr::from(address)),
-            None => ServerName::try_from(proxy.host.as_str().to_owned()).map_err(io::Error::other)?,
+        let encrypted = async {
+            let stream = TcpStream::connect((proxy.host.as_str(), proxy.port)).await?;
+            stream.set_nodelay(true)?;
+            let name = match proxy.host.address() {
+                Some(address) => ServerName::IpAddress(IpAddr::from(address)),
+                None => ServerName::try_from(proxy.host.as_str().to_owned()).map_err(io::Error::other)?,
+            };
+            self.tls.connect(name, stream).await
         };
-        Ok(Box::new(self.tls.connect(name, stream).await?))
+        Ok(Box::new(encrypted.await.map_err(SidecarError::Unreachable)?))
     }
 }
 
