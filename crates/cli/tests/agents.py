@@ -113,7 +113,7 @@ def dump_redis(port):
         # The order of a hash's fields is the server's own affair.
         fields = sorted(redis("HKEYS", key)) if kind == b"hash" else []
         value = [name + b"=" + redis("HGET", key, name) for name in fields] or [redis("GET", key)]
-        print(key.decode(), redis("TTL", key) > 80000, [SECRET.sub(r'\1…', part.decode()) for part in value])
+        print(key.decode(errors="backslashreplace"), redis("TTL", key) > 80000, [SECRET.sub(r'\1…', part.decode()) for part in value])
 
 
 def check_redis(port, count):
@@ -182,6 +182,8 @@ def wreck_redis(port, count):
 def raw_redis(port, count):
     redis, found = Redis(port), {}
     for key in keys(redis):
+        if key.endswith(b":context"):
+            continue
         value = redis("HGET", key, "data") if redis("TYPE", key) == b"hash" else redis("GET", key)
         found[key.decode("latin-1")] = value.decode()
     print(json.dumps(found))

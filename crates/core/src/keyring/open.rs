@@ -210,7 +210,7 @@ impl Keyring {
                 let found = Found::Sealed { format, kid: entry.kid(), commitment: None, timestamp };
                 return Ok(Opened { secret, found });
             }
-            tried.push(entry.kid());
+            tried.push((index, entry.kid()));
         }
         let retired = |entry: &&Entry| entry.state() == State::Retired && entry.serves(format);
         for entry in self.entries().iter().filter(retired) {
@@ -218,6 +218,9 @@ impl Keyring {
                 return Err(OpenError::KeyRetired { kid: entry.kid() });
             }
         }
+        // In the keyring's order, whichever was tried first: the same value gets the same words.
+        tried.sort_unstable_by_key(|(index, _)| *index);
+        let tried = tried.into_iter().map(|(_, kid)| kid).collect();
         Err(OpenError::WrongKeyOrTampered { format, tried })
     }
 }
