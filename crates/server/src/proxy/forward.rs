@@ -169,7 +169,7 @@ async fn allow(proxy: &Proxy, caller: &Caller, target: Target, parts: &Parts) ->
     let grpc = headers::is_grpc(&parts.headers);
     let asked = rules::Request { host: &host, port, method, path: &path, grpc };
     if let Err(unmatched) = way.reach.rules.decide(&asked) {
-        refused(proxy, caller, (&destination.name, method)).await;
+        refused_at(proxy, caller, (&destination.name, method), Some(path.template())).await;
         let problem = Problem::new(StatusCode::FORBIDDEN, "rule_missing", unmatched.to_string());
         return Err(match unmatched.hint() {
             Some(hint) => problem.hint(hint),
@@ -202,12 +202,17 @@ pub(super) async fn unknown(proxy: &Proxy, caller: &Caller, (host, port, method)
         .hint("an operator lists it under [destinations.NAME] in keyfold.toml; what is not listed is refused")
 }
 
-async fn refused(proxy: &Proxy, caller: &Caller, (destination, method): (&str, &str)) {
+async fn refused(proxy: &Proxy, caller: &Caller, at: (&str, &str)) {
+    refused_at(proxy, caller, at, None).await;
+}
+
+async fn refused_at(proxy: &Proxy, caller: &Caller, (destination, method): (&str, &str), path: Option<String>) {
     use keyfold_core::audit::Name;
     proxy.service.metrics.denied.inc();
     let noted = proxy.service.custody.auditor.refused(&caller.actor, Right::Use, |event| {
         event.field = Some(Name::abridge(destination));
         event.method = Some(Name::abridge(&method.chars().take(20).collect::<String>()));
+        event.path = path.as_deref().map(Name::abridge);
     });
     if let Err(error) = noted.await {
         tracing::error!(%error, "a refusal could not be written to the audit log");
