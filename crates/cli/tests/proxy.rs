@@ -10,6 +10,8 @@ mod bounds;
 mod certificates;
 #[path = "common/mod.rs"]
 mod common;
+#[path = "proxy/learn.rs"]
+mod learn;
 #[path = "proxy/mapped.rs"]
 mod mapped;
 #[path = "proxy/place.rs"]

@@ -99,6 +99,7 @@ impl Caller {
     }
 
     async fn note(&self, service: &Service, right: Right, place: &Place<'_>) {
+        use crate::proxy::template;
         use keyfold_core::audit::Name;
         service.metrics.denied.inc();
         let noted = service.custody.auditor.refused(&self.actor, (right, FORBIDDEN), |event| match *place {
@@ -115,6 +116,7 @@ impl Caller {
             Place::Destination(destination, call) => {
                 event.field = Some(Name::abridge(destination));
                 event.method = call.map(|(method, _)| Name::abridge(method));
+                event.path = call.and_then(|(_, path)| template(path)).map(|path| Name::abridge(&path));
             }
             Place::Anywhere | Place::Everything | Place::Deployment | Place::Value(_) => {}
         });

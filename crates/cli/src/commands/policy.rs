@@ -1,5 +1,7 @@
 //! `keyfold policy`: what the grants say, before anybody finds out the hard way.
 
+mod learn;
+
 use std::{fs, path::PathBuf};
 
 use keyfold_core::{audit::Actor, clock::Clock};
@@ -52,12 +54,21 @@ enum Command {
         /// The file
         file: PathBuf,
     },
+    /// Print the smallest grants and rules that would allow what was asked, as the audit log remembers it
+    ///
+    /// Calls that were made and calls that were refused count alike. Paths have `*` where they had an id.
+    Learn(learn::Args),
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
+    let command = match args.command {
+        Command::Learn(args) => return learn::run(args, invocation).await,
+        command => command,
+    };
     let folder = Folder::of(invocation)?;
     let config = folder::config(invocation, &folder)?;
-    match args.command {
+    match command {
+        Command::Learn(_) => Ok(Exit::Done),
         Command::Check => check(&config.grants, invocation),
         Command::Explain { actor, right, place } => {
             let question = Question::parse(&config, (&actor, &right, &place.join(" ")))?;

@@ -20,6 +20,7 @@
 //! ```
 
 mod grants;
+mod learn;
 mod pattern;
 mod place;
 mod rights;
@@ -31,6 +32,7 @@ use keyfold_core::{audit::Actor, error::Hint};
 
 pub use self::{
     grants::{Grant, GrantSpec, Grants, Subjects, Values},
+    learn::{Asked, Call, Learned, quoted},
     pattern::Pattern,
     place::{Place, RESERVED, Scope},
     rights::{Right, RightSet},

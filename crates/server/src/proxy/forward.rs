@@ -161,7 +161,7 @@ async fn allow(proxy: &Proxy, caller: &Caller, target: Target, parts: &Parts) ->
     let way = proxy.way(&destination.name)?;
     let path = match read(&way.reach, &raw, parts) {
         Ok(path) => path,
-        Err(problem) => return Err(refused::noted(proxy, caller, (&destination.name, method), problem).await),
+        Err(problem) => return Err(refused::noted(proxy, caller, (&destination.name, method, None), problem).await),
     };
     let grpc = headers::is_grpc(&parts.headers);
     let asked = rules::Request { host: &host, port, method, path: &path, grpc };
@@ -171,7 +171,8 @@ async fn allow(proxy: &Proxy, caller: &Caller, target: Target, parts: &Parts) ->
             Some(hint) => problem.hint(hint),
             None => problem,
         };
-        return Err(refused::noted(proxy, caller, (&destination.name, method), problem).await);
+        let at = (destination.name.as_str(), method, Some(path.template()));
+        return Err(refused::noted(proxy, caller, at, problem).await);
     }
     let place = Place::Destination(&destination.name, Some((method, path.path())));
     let permit = caller.permit::<op::Use>(&proxy.service, &place).await?;

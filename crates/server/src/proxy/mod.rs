@@ -44,7 +44,6 @@ mod sigv4;
 mod tunnel;
 mod upstream;
 
-pub(crate) use self::mapped::Mapped;
 use self::service::Way;
 pub use self::{
     authority::authority_pem,
@@ -52,3 +51,4 @@ pub use self::{
     mapped::Mapping,
     service::{Proxy, ProxyError},
 };
+pub(crate) use self::{mapped::Mapped, path::template};

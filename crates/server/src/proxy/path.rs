@@ -144,6 +144,11 @@ impl fmt::Debug for Path {
     }
 }
 
+/// The path without what looks like an id, for the audit log; nothing of one that is not sent anywhere.
+pub(crate) fn template(path: &str) -> Option<String> {
+    Path::parse(path, true).ok().map(|path| path.template())
+}
+
 /// Refuses what no reading takes, and gives the first thing that only the lenient one does.
 fn check(path: &str) -> Result<Option<PathError>, PathError> {
     let mut odd = path.contains("//").then_some(PathError::Empty);

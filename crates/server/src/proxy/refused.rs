@@ -10,17 +10,19 @@ use crate::{auth::Caller, problem::Problem};
 const MAX_HOST: usize = 100;
 const MAX_METHOD: usize = 20;
 
-/// Writes a refusal down before it is answered. One that cannot be written is refused all the same.
+/// Writes a refusal of a destination, a method and the template of a path down before it is answered. One that cannot be written is
+/// refused all the same.
 pub(super) async fn noted(
     proxy: &Proxy,
     caller: &Caller,
-    (destination, method): (&str, &str),
+    (destination, method, path): (&str, &str, Option<String>),
     problem: Problem,
 ) -> Problem {
     proxy.service.metrics.denied.inc();
     let about = proxy.service.custody.auditor.refused(&caller.actor, (Right::Use, problem.code()), |event| {
         event.field = Some(Name::abridge(destination));
         event.method = Some(Name::abridge(&method.chars().take(MAX_METHOD).collect::<String>()));
+        event.path = path.as_deref().map(Name::abridge);
     });
     if let Err(error) = about.await {
         tracing::error!(%error, "a refusal could not be written to the audit log");
@@ -33,7 +35,7 @@ pub(super) async fn unknown(proxy: &Proxy, caller: &Caller, (host, port, method)
     let what = format!("no destination is configured at {host}:{port}");
     let problem = Problem::new(axum::http::StatusCode::FORBIDDEN, "destination_unknown", what)
         .hint("an operator lists it under [destinations.NAME] in keyfold.toml; what is not listed is refused");
-    noted(proxy, caller, (&format!("{host}:{port}"), method), problem).await
+    noted(proxy, caller, (&format!("{host}:{port}"), method, None), problem).await
 }
 
 /// What stands where a host should, for the log: without what comes before an `@`, which may be a password, and with nothing

@@ -242,7 +242,7 @@ pub(super) async fn or_noted<T>(
         Ok(read) => Ok(read),
         Err(problem) => {
             let named = refused::written(&named(parts));
-            Err(refused::noted(proxy, caller, (&named, parts.method.as_str()), problem).await)
+            Err(refused::noted(proxy, caller, (&named, parts.method.as_str(), None), problem).await)
         }
     }
 }

@@ -403,9 +403,18 @@ mod tests {
 
     #[test]
     fn a_public_address_needs_tls() {
-        let public = "0.0.0.0:1".parse().unwrap();
-        assert!(ProxySettings::check_address(public, false).is_err());
-        assert!(ProxySettings::check_address(public, true).is_ok());
-        assert!(ProxySettings::check_address(LISTEN, false).is_ok());
+        let checked = |listen: &str, tls, behind| {
+            parse(&format!("[proxy]\nlisten = {listen:?}")).unwrap().check_addresses(tls, behind).is_ok()
+        };
+        assert!(!checked("0.0.0.0:1", false, false));
+        assert!(checked("0.0.0.0:1", true, false) && checked("0.0.0.0:1", false, true));
+        assert!(checked(&LISTEN.to_string(), false, false));
+        let mapped = |listen: &str, tls, behind| {
+            let text = format!("[destinations.a]\nhost = \"a.example\"\nlisten = {listen:?}");
+            parse(&text).unwrap().check_addresses(tls, behind).is_ok()
+        };
+        assert!(!mapped("http://0.0.0.0:1", true, false), "the service's TLS is not the listener's");
+        assert!(mapped("https://0.0.0.0:1", false, false) && mapped("http://0.0.0.0:1", false, true));
+        assert!(mapped("http://127.0.0.1:1", false, false));
     }
 }

@@ -131,7 +131,7 @@ async fn serve(
             // Whose proof does not hold any more is nobody to write down.
             if let Ok(caller) = tunnel.proof.known(&proxy, &tunnel.peer).await {
                 let asked = refused::written(named.as_deref().unwrap_or_default());
-                refused::noted(&proxy, &caller, (&asked, "CONNECT"), problem).await;
+                refused::noted(&proxy, &caller, (&asked, "CONNECT", None), problem).await;
             }
             return None;
         }
