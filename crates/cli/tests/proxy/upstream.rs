@@ -90,10 +90,10 @@ impl Upstream {
 
     /// The same over HTTP/2 alone, with so many streams at once on a connection.
     pub(crate) fn narrow(authority: &Authority, names: &[&str], streams: u32) -> Self {
-        Self::with(authority, names, &["h2"], move |stream, noted| async move {
+        Self::with((authority, None), names, &["h2"], move |stream, noted| async move {
             let service = service_fn(move |request| {
                 let noted = Arc::clone(&noted);
-                async move { answer(request, &noted).await }
+                async move { answer(request, &noted, None).await }
             });
             let mut serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             let _ = serve.max_concurrent_streams(streams).serve_connection(TokioIo::new(stream), service).await;
