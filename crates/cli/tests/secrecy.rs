@@ -86,6 +86,7 @@ const RUN: [(&str, &[&str]); 6] = [
             "policy",
             "policy check",
             "policy explain",
+            "policy learn",
             "policy test",
             "ca",
             "run",
@@ -447,6 +448,7 @@ fn service(watch: &Watch) {
     }
     watch.run(None, || watch.call("policy check"));
     watch.run(None, || watch.call("policy explain agent:bot open instances"));
+    watch.run(None, || watch.call("policy learn"));
     let file = watch.data.file("expected.toml");
     fs::write(&file, format!("[[expect]]\nactor = \"{MISPLACED}\"\n")).unwrap();
     watch.once(None, watch.call("policy test -vvv").arg(&file));

@@ -72,6 +72,8 @@ impl Learned {
                 let path = event.path.as_ref().map(|path| path.as_str().replace(HOLE, "*"));
                 *asked.calls.entry(Call { destination, method, path }).or_default() += 1;
             }
+            // Calls that were counted together: the first of them stand in the log one by one.
+            (Right::Use, None, _, None) => {}
             (right, field, _, Some(collection)) => {
                 let parts = asked.records.entry((collection, right.as_str())).or_default();
                 parts.insert((text(&event.record), field));
@@ -300,5 +302,15 @@ mod tests {
             text,
             "[[grants]]\nto = [\"agent:a\"]\nmay = [\"open\"]\ncollections = [\"c\"]\nrecords = [\"r\"]\n"
         );
+    }
+
+    #[test]
+    fn refusals_that_were_counted_together_name_no_place_and_teach_nothing() {
+        let mut counted = event("agent:a", Action::Refused);
+        counted.missing = Some(Word::new("use").unwrap());
+        let mut learned = Learned::default();
+        learned.take(&counted);
+        let (_, asked) = learned.iter().next().unwrap();
+        assert_eq!((asked.refused, asked.calls.len(), asked.elsewhere.len()), (1, 0, 0));
     }
 }
