@@ -61,20 +61,16 @@ enum Command {
 }
 
 pub(crate) async fn run(args: Args, invocation: &Invocation) -> Result<Exit, Failure> {
-    let command = match args.command {
-        Command::Learn(args) => return learn::run(args, invocation).await,
-        command => command,
-    };
-    let folder = Folder::of(invocation)?;
-    let config = folder::config(invocation, &folder)?;
-    match command {
-        Command::Learn(_) => Ok(Exit::Done),
-        Command::Check => check(&config.grants, invocation),
+    let config = || folder::config(invocation, &Folder::of(invocation)?);
+    match args.command {
+        Command::Learn(args) => learn::run(args, invocation).await,
+        Command::Check => check(&config()?.grants, invocation),
         Command::Explain { actor, right, place } => {
+            let config = config()?;
             let question = Question::parse(&config, (&actor, &right, &place.join(" ")))?;
             explain(&config, &question, invocation)
         }
-        Command::Test { file } => test(&config, &file, invocation),
+        Command::Test { file } => test(&config()?, &file, invocation),
     }
 }
 
