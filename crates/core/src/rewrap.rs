@@ -10,7 +10,7 @@ use crate::{
     envelope::{Format, OpenError, Reading, SealError, fernet, kf1, redis_sre_v1},
     error::{Code, Hint},
     id::KeyId,
-    keyring::{Entry, Found, KeyMaterial, Keyring, Opened, Reader},
+    keyring::{Entry, Found, KeyMaterial, Keyring, Opened, Reader, strict_v1},
     rng::{Fresh, RandomSource},
     secret::Secret,
 };
@@ -202,14 +202,19 @@ impl Mover<'_> {
         primary: &KeyMaterial,
         secret: &Secret,
     ) -> Result<(), MoveError> {
+        let same = |again: Option<Secret>| {
+            if again.is_some_and(|again| again.same_as(secret)) { Ok(()) } else { Err(MoveError::Changed) }
+        };
+        if let (KeyMaterial::Master(key), Some(envelope)) = (primary, strict_v1(text)) {
+            return same(envelope.open(key));
+        }
         let again = match (primary, detect(text).sealed()?) {
             (KeyMaterial::Master(key), Format::Kf1) => Some(kf1::open(key, &kf1::Envelope::from_text(text)?, context)?),
-            (KeyMaterial::Master(key), Format::V1) => redis_sre_v1::Envelope::parse(text, Reading::Strict)?.open(key),
             (KeyMaterial::Fernet(key), Format::Fernet) => {
                 fernet::Token::parse(text, Reading::Strict)?.open(key, None)?
             }
             _ => None,
         };
-        if again.is_some_and(|again| again.same_as(secret)) { Ok(()) } else { Err(MoveError::Changed) }
+        same(again)
     }
 }

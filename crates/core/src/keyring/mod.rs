@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+pub(crate) use self::open::strict_v1;
 pub use self::{
     key::{
         FERNET_KEY_VARIABLE, KeyError, MASTER_KEY_VARIABLE, MasterKey, fernet_to_text, master_to_text, parse_fernet,

@@ -226,7 +226,7 @@ impl Keyring {
 }
 
 /// What a strict reader takes is v1 by every rule of detection, and is not decoded twice to find that out.
-fn strict_v1(stored: &str) -> Option<redis_sre_v1::Envelope> {
+pub(crate) fn strict_v1(stored: &str) -> Option<redis_sre_v1::Envelope> {
     if !stored.starts_with(redis_sre_v1::START) {
         return None;
     }

@@ -44,9 +44,9 @@ fn raw(byte: u8, state: State) -> Entry {
     Entry::new(material(byte), state, vec![Format::Kf1, Format::V1], UnixTime(0), Origin::Environment("BENCH".into()))
 }
 
-/// The jobs beside the bare loops over the same values.
-pub(crate) async fn run(address: &str, connection: &MultiplexedConnection, keys: &[String]) {
-    seal(connection, keys).await;
+/// The jobs beside the bare loops over the same values, which are stored in the order in which they were `made`.
+pub(crate) async fn run(address: &str, connection: &MultiplexedConnection, made: &[String], keys: &[String]) {
+    seal(connection, made).await;
     let folder = tempfile::tempdir().unwrap();
     init(folder.path()).await;
     // The most so far is forgotten: what counts are the jobs, and what the bare loops hold is said beside it.

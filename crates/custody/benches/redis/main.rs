@@ -3,8 +3,9 @@
 //! `cargo bench -p keyfold-custody --bench redis`; `KEYFOLD_BENCH_RECORDS` (200000), `KEYFOLD_TEST_PYTHON` (an interpreter with
 //! `cryptography`), `KEYFOLD_BENCH_ONLY` (`store` or `jobs`).
 //!
-//! The bare loop knows all keys beforehand and sends `HGET`, and then a compare-and-set script, for 500 of them at a time over
-//! one connection with the same driver. The store has to find the keys, tell what is odd and hand out pages.
+//! The bare loop knows all keys beforehand, in the order in which the server lists them, and sends `HGET`, and then a compare-and-set
+//! script, for 500 of them at a time over one connection with the same driver. The store has to find the keys, tell what is odd and
+//! hand out pages.
 //! Beside the same loops stand whole jobs over values that are really sealed, and the procedure of redis-sre-agent's own: read one,
 //! open, seal, write one, in Python.
 
@@ -16,7 +17,7 @@ mod jobs;
 #[path = "../../tests/servers/mod.rs"]
 mod servers;
 
-use std::{env, future::Future, time::Instant};
+use std::{collections::HashSet, env, future::Future, time::Instant};
 
 use futures::future::try_join_all;
 use keyfold_custody::{
@@ -49,8 +50,9 @@ async fn main() {
     let Some(redis) = servers::redis::Redis::single(&[]) else { return };
     let client = Client::open(redis.address.as_str()).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
-    let keys: Vec<String> = (0..records()).map(|n| format!("sre_instances:{n:08}")).collect();
-    seed(&connection, &keys).await;
+    let made: Vec<String> = (0..records()).map(|n| format!("sre_instances:{n:08}")).collect();
+    seed(&connection, &made).await;
+    let keys = listed(&connection, made.len()).await;
     println!("{} records of {} bytes, {BATCH} at a time", keys.len(), data(0, 'a').len());
     println!("{:<44} {:>8} {:>11} {:>7}", "", "seconds", "records/s", "ratio");
 
@@ -70,7 +72,7 @@ async fn main() {
         timed("scan and swap, parts side by side", keys.len(), Some(bare), swap(&redis.address, true, 'd')).await;
     }
     if only != "store" {
-        jobs::run(&redis.address, &connection, &keys).await;
+        jobs::run(&redis.address, &connection, &made, &keys).await;
     }
 }
 
@@ -100,6 +102,23 @@ async fn seed(connection: &MultiplexedConnection, keys: &[String]) {
         }
         let () = pipeline.query_async(&mut connection.clone()).await.unwrap();
     }
+}
+
+/// All keys as `SCAN` finds them: what lies side by side in memory lies far apart here, for the bare loops as for the store.
+async fn listed(connection: &MultiplexedConnection, count: usize) -> Vec<String> {
+    let (mut keys, mut seen, mut cursor) = (Vec::with_capacity(count), HashSet::new(), 0_u64);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        let page: (u64, Vec<String>) =
+            scan.arg(cursor).arg("COUNT").arg(BATCH).query_async(&mut connection.clone()).await.unwrap();
+        keys.extend(page.1.into_iter().filter(|key| seen.insert(key.clone())));
+        cursor = page.0;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert_eq!(keys.len(), count);
+    keys
 }
 
 async fn read(connection: &mut MultiplexedConnection, chunk: &[String]) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use crate::audit_log::AuditError;
@@ -12,10 +13,20 @@ use crate::audit_log::AuditError;
 /// A segment under our lock, and how much of it is good.
 #[derive(Debug)]
 pub(super) struct Segment {
+    file: Arc<Flushed>,
+    len: u64,
+}
+
+/// The file, for who makes it durable.
+#[derive(Debug)]
+pub(super) struct Flushed {
     file: File,
     path: PathBuf,
-    len: u64,
-    dirty: bool,
+    /// Device and inode, by which it is known again.
+    id: (u64, u64),
+    /// Up to where it is durable; held by who flushes.
+    durable: Mutex<u64>,
+    failed: OnceLock<AuditError>,
 }
 
 /// A write failed. Whether the writer can go on depends on what is left in the file.
@@ -29,46 +40,70 @@ pub(super) enum Failed {
 
 impl Segment {
     pub(super) fn new(file: File, path: PathBuf) -> Result<Self, AuditError> {
-        let len = file.metadata().map_err(|e| AuditError::io("inspect", &path, e))?.len();
-        Ok(Self { file, path, len, dirty: false })
+        let meta = file.metadata().map_err(|e| AuditError::io("inspect", &path, e))?;
+        let (id, len) = ((meta.dev(), meta.ino()), meta.len());
+        let file = Flushed { file, path, id, durable: Mutex::new(len), failed: OnceLock::new() };
+        Ok(Self { file: Arc::new(file), len })
     }
 
     pub(super) const fn len(&self) -> u64 {
         self.len
     }
 
+    pub(super) const fn file(&self) -> &Arc<Flushed> {
+        &self.file
+    }
+
     /// Writes lines, without a flush. A part that got in is cut off again.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), Failed> {
-        match self.file.write_all(lines) {
+        let Flushed { file, path, .. } = &*self.file;
+        match { file }.write_all(lines) {
             Ok(()) => {
                 self.len += lines.len() as u64;
-                self.dirty = true;
                 Ok(())
             }
             Err(error) => {
-                let error = AuditError::io("write", &self.path, error);
-                Err(if self.file.set_len(self.len).is_ok() { Failed::Clean(error) } else { Failed::Unknown(error) })
+                let error = AuditError::io("write", path, error);
+                Err(if file.set_len(self.len).is_ok() { Failed::Clean(error) } else { Failed::Unknown(error) })
             }
         }
     }
 
-    /// Makes everything written durable, in a file that is still where readers look for it.
+    /// Makes everything written durable.
+    pub(super) fn flush(&self) -> Result<(), Failed> {
+        self.file.flush(self.len).map_err(Failed::Unknown)
+    }
+}
+
+impl Flushed {
+    /// Makes all `len` bytes durable, in a file that is still where readers look for it. Nobody writes meanwhile.
     ///
     /// A flush that failed once is never tried again: the system may have dropped the pages, and would then say yes.
-    pub(super) fn flush(&mut self) -> Result<(), Failed> {
-        if self.dirty {
-            let flushed = self.file.sync_data();
-            flushed.map_err(|e| Failed::Unknown(AuditError::io("flush", &self.path, e)))?;
-            self.dirty = false;
+    pub(super) fn flush(&self, len: u64) -> Result<(), AuditError> {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = self.failed() {
+            return Err(error.clone());
         }
-        let there = fs::symlink_metadata(&self.path).map(|meta| (meta.dev(), meta.ino()));
-        let ours = self.file.metadata().map(|meta| (meta.dev(), meta.ino(), meta.len()));
-        match (there, ours) {
-            (Ok((dev, ino)), Ok((own_dev, own_ino, len))) if (dev, ino) == (own_dev, own_ino) && len == self.len => {
-                Ok(())
-            }
-            _ => Err(Failed::Unknown(AuditError::Gone { path: self.path.clone() })),
+        let flushed = self.flush_now(*durable, len);
+        match &flushed {
+            Ok(()) => *durable = len.max(*durable),
+            Err(error) => drop(self.failed.set(error.clone())),
         }
+        flushed
+    }
+
+    fn flush_now(&self, durable: u64, len: u64) -> Result<(), AuditError> {
+        if durable < len {
+            self.file.sync_data().map_err(|e| AuditError::io("flush", &self.path, e))?;
+        }
+        let there = fs::symlink_metadata(&self.path);
+        let whole = |there: fs::Metadata| (there.dev(), there.ino(), there.len()) == (self.id.0, self.id.1, len);
+        if there.is_ok_and(whole) { Ok(()) } else { Err(AuditError::Gone { path: self.path.clone() }) }
+    }
+
+    /// Why nothing can be written to it any more, if so.
+    pub(super) fn failed(&self) -> Option<&AuditError> {
+        self.failed.get()
     }
 }
 
@@ -80,8 +115,38 @@ mod tests {
     fn p40_a_full_device_fails_the_write() {
         let path = PathBuf::from("/dev/full");
         let file = fs::OpenOptions::new().append(true).open(&path).unwrap();
-        let mut segment = Segment { file, path, len: 0, dirty: false };
+        let mut segment = Segment::new(file, path).unwrap();
         let Err(Failed::Unknown(AuditError::Io { source, .. })) = segment.write(b"x\n") else { panic!() };
         assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_or_written_by_another_is_found_out_by_the_flush_and_stays_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str| {
+            let path = folder.path().join(name);
+            let open = || fs::OpenOptions::new().append(true).create(true).open(&path).unwrap();
+            let mut segment = Segment::new(open(), path.clone()).unwrap();
+            segment.write(b"one\n").unwrap();
+            segment.flush().unwrap();
+            (segment, open())
+        };
+        for (name, spoil) in [
+            ("cut", (|file| file.set_len(2).unwrap()) as fn(&mut File)),
+            ("longer", |file| file.write_all(b"more\n").unwrap()),
+            ("cut and written on", |file| {
+                file.set_len(0).unwrap();
+                file.write_all(b"x\n").unwrap();
+            }),
+        ] {
+            let (mut segment, mut other) = made(name);
+            spoil(&mut other);
+            segment.write(b"two\n").unwrap();
+            let gone = |flushed| matches!(flushed, Err(Failed::Unknown(AuditError::Gone { .. })));
+            assert!(gone(segment.flush()), "{name}");
+            // What was right before does not make it right again.
+            other.set_len(segment.len()).unwrap();
+            assert!(gone(segment.flush()) && segment.file().failed().is_some(), "{name}");
+        }
     }
 }

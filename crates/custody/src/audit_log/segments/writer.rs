@@ -14,10 +14,14 @@ use keyfold_core::{
 use super::{
     dead,
     file::{Failed, Segment},
+    flusher::{Flusher, Written},
     folder::Folder,
     notes::{Notes, peek},
 };
-use crate::audit_log::{AuditError, queued::Batch};
+use crate::audit_log::{
+    AuditError,
+    queued::{Batch, Group},
+};
 
 /// Room for the line of one event; most are shorter.
 const LINE: usize = 384;
@@ -37,6 +41,7 @@ pub(super) struct Identity {
 /// The writer's state between groups.
 pub(super) struct Writer {
     who: Identity,
+    flusher: Flusher,
     live: Option<Live>,
     /// Outcomes that could not be written; nothing else is until they are.
     backlog: Vec<Event>,
@@ -56,30 +61,44 @@ struct Live {
 }
 
 impl Writer {
-    pub(super) const fn new(who: Identity) -> Self {
-        Self { who, live: None, backlog: Vec::new(), stopped: None, generation: 0 }
+    pub(super) const fn new(who: Identity, flusher: Flusher) -> Self {
+        Self { who, flusher, live: None, backlog: Vec::new(), stopped: None, generation: 0 }
     }
 
-    /// Writes a group under one flush. One answer for each batch.
-    pub(super) fn group(&mut self, batches: Vec<Batch>) -> Vec<Result<(), AuditError>> {
+    /// Waits until what was written is durable, so that all that comes until then is written together.
+    pub(super) fn wait(&mut self) {
+        self.flusher.wait();
+    }
+
+    /// Writes a group, which is answered once that is durable, or told: where only outcomes came, once it is written.
+    pub(super) fn group(&mut self, mut group: Group) {
+        let batches = std::mem::take(&mut group.batches);
         let ready = self.ready().and_then(|()| self.settle());
         let written = match ready {
             Ok(()) => self.write(&batches),
             Err(error) => Err(error),
         };
-        match written {
-            Ok(answers) => answers,
-            Err(error) => {
-                let answers = batches.iter().map(|_| Err(error.clone())).collect();
+        match (written, &self.live) {
+            (Ok(results), Some(live)) if batches.iter().any(|batch| batch.intent) => {
+                let (file, len) = (Arc::clone(live.segment.file()), live.segment.len());
+                self.flusher.flush(Written { file, len, group, results });
+            }
+            (Ok(results), _) => group.answer(results),
+            (Err(error), _) => {
+                group.answer(batches.iter().map(|_| Err(error.clone())).collect());
                 let outcomes = batches.into_iter().filter(|batch| !batch.intent);
                 self.backlog.extend(outcomes.flat_map(|batch| batch.events));
-                answers
+                return;
             }
         }
+        self.roll();
     }
 
     /// Starts the chain if this is the first time, and writes what is owed.
     fn ready(&mut self) -> Result<(), AuditError> {
+        if self.stopped.is_none() {
+            self.stopped = self.live.as_ref().and_then(|live| live.segment.file().failed().cloned());
+        }
         if let Some(error) = &self.stopped {
             return Err(match error {
                 AuditError::Closed => AuditError::Closed,
@@ -91,7 +110,7 @@ impl Writer {
         }
         if !self.backlog.is_empty() {
             let owed = vec![Batch { events: std::mem::take(&mut self.backlog), intent: true }];
-            if let Err(error) = self.write(&owed) {
+            if let Err(error) = self.write(&owed).and_then(|_| self.flush()) {
                 self.backlog = owed.into_iter().flat_map(|batch| batch.events).collect();
                 return Err(error);
             }
@@ -148,14 +167,16 @@ impl Writer {
             }
             answers.push(encoded.map_err(AuditError::Event));
         }
-        let waited = batches.iter().any(|batch| batch.intent);
-        let done = live.segment.write(&lines).and_then(|()| {
-            live.chain = chain;
-            if waited { live.segment.flush() } else { Ok(()) }
-        });
+        let done = live.segment.write(&lines).map(|()| live.chain = chain);
         self.judge(done)?;
-        self.roll();
         Ok(answers)
+    }
+
+    /// Makes everything durable that was written.
+    fn flush(&mut self) -> Result<(), AuditError> {
+        self.flusher.wait();
+        let flushed = self.live.as_ref().map_or(Ok(()), |live| live.segment.flush());
+        self.judge(flushed)
     }
 
     /// A failure after which the file is unknown is the last thing this writer does.
@@ -171,20 +192,20 @@ impl Writer {
 
     /// Begins the next segment where this one is long enough. If that fails, this one gets longer.
     fn roll(&mut self) {
-        let Some(live) = &mut self.live else { return };
-        if live.segment.len() < self.who.roll_at {
+        if self.live.as_ref().is_none_or(|live| live.segment.len() < self.who.roll_at) {
             return;
         }
-        let mut rolled = || -> Result<(), AuditError> {
-            live.segment.flush().map_err(|(Failed::Clean(error) | Failed::Unknown(error))| error)?;
+        let flushed = self.flush();
+        let Some(live) = &mut self.live else { return };
+        let rolled = flushed.and_then(|()| {
             let first = [&Continuation { continues: live.chain.tip() }.encode()[..], b"\n"].concat();
             let (file, path) = self.who.folder.begin(self.who.writer, live.number + 1, &first)?;
             live.segment = Segment::new(file, path)?;
             live.number += 1;
             self.who.folder.close(self.who.writer, live.number - 1)?;
             self.who.folder.sync()
-        };
-        if let Err(error) = rolled() {
+        });
+        if let Err(error) = rolled {
             tracing::warn!(%error, "an audit segment could not be rolled");
         }
     }
@@ -203,8 +224,7 @@ impl Writer {
     }
 
     fn sign(&mut self, close: bool) -> Result<(), AuditError> {
-        let flushed = self.live.as_mut().map_or(Ok(()), |live| live.segment.flush());
-        self.judge(flushed)?;
+        self.flush()?;
         self.note(self.generation, true)?;
         let Some(live) = &self.live else { return Ok(()) };
         if close {

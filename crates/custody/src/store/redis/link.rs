@@ -128,6 +128,10 @@ impl Link {
         }
     }
 
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self.to, To::Cluster(_))
+    }
+
     /// How many times the keys of a part are on each of its servers.
     pub(super) fn waste(&self, first: u16, last: u16) -> usize {
         match &self.to {

@@ -53,6 +53,11 @@ pub(super) fn pairs(value: Value) -> Result<Vec<Pair>, RedisError> {
     pairs.map(|(name, value)| Ok((bytes(name)?.unwrap_or_default(), bytes(value)?.unwrap_or_default()))).collect()
 }
 
+/// Whether a command was not run because its keys lie in several slots.
+pub(super) fn is_of_several_slots(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if error.code() == "CROSSSLOT")
+}
+
 /// Whether a command was not run because its key's type is another.
 pub(super) fn is_wrong_type(value: &Value) -> bool {
     matches!(value, Value::ServerError(error) if error.code() == "WRONGTYPE")
