@@ -330,7 +330,7 @@ async fn answer(
         _ if path.starts_with("/echo") => {
             headers.insert("x-echo", credential.parse().unwrap());
             headers.insert("x-echo-base64", base64_simd::STANDARD.encode_to_string(&secret).parse().unwrap());
-            let text = super::spellings(&secret).join("\n");
+            let text = crate::place::spellings(&secret).join("\n");
             let (send, receive) = tokio::sync::mpsc::channel(1);
             tokio::spawn(async move {
                 for part in text.as_bytes().chunks(7) {

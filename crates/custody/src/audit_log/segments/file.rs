@@ -5,7 +5,6 @@ use std::{
     io::Write as _,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use crate::audit_log::AuditError;
@@ -13,20 +12,12 @@ use crate::audit_log::AuditError;
 /// A segment under our lock, and how much of it is good.
 #[derive(Debug)]
 pub(super) struct Segment {
-    file: Arc<Flushed>,
-    len: u64,
-}
-
-/// The file, for who makes it durable.
-#[derive(Debug)]
-pub(super) struct Flushed {
     file: File,
     path: PathBuf,
     /// Device and inode, by which it is known again.
     id: (u64, u64),
-    /// Up to where it is durable; held by who flushes.
-    durable: Mutex<u64>,
-    failed: OnceLock<AuditError>,
+    len: u64,
+    dirty: bool,
 }
 
 /// A write failed. Whether the writer can go on depends on what is left in the file.
@@ -41,69 +32,40 @@ pub(super) enum Failed {
 impl Segment {
     pub(super) fn new(file: File, path: PathBuf) -> Result<Self, AuditError> {
         let meta = file.metadata().map_err(|e| AuditError::io("inspect", &path, e))?;
-        let (id, len) = ((meta.dev(), meta.ino()), meta.len());
-        let file = Flushed { file, path, id, durable: Mutex::new(len), failed: OnceLock::new() };
-        Ok(Self { file: Arc::new(file), len })
+        Ok(Self { file, path, id: (meta.dev(), meta.ino()), len: meta.len(), dirty: false })
     }
 
     pub(super) const fn len(&self) -> u64 {
         self.len
     }
 
-    pub(super) const fn file(&self) -> &Arc<Flushed> {
-        &self.file
-    }
-
     /// Writes lines, without a flush. A part that got in is cut off again.
     pub(super) fn write(&mut self, lines: &[u8]) -> Result<(), Failed> {
-        let Flushed { file, path, .. } = &*self.file;
-        match { file }.write_all(lines) {
+        match self.file.write_all(lines) {
             Ok(()) => {
                 self.len += lines.len() as u64;
+                self.dirty = true;
                 Ok(())
             }
             Err(error) => {
-                let error = AuditError::io("write", path, error);
-                Err(if file.set_len(self.len).is_ok() { Failed::Clean(error) } else { Failed::Unknown(error) })
+                let error = AuditError::io("write", &self.path, error);
+                Err(if self.file.set_len(self.len).is_ok() { Failed::Clean(error) } else { Failed::Unknown(error) })
             }
         }
     }
 
-    /// Makes everything written durable.
-    pub(super) fn flush(&self) -> Result<(), Failed> {
-        self.file.flush(self.len).map_err(Failed::Unknown)
-    }
-}
-
-impl Flushed {
-    /// Makes all `len` bytes durable, in a file that is still where readers look for it. Nobody writes meanwhile.
+    /// Makes everything written durable, in a file that is still where readers look for it.
     ///
     /// A flush that failed once is never tried again: the system may have dropped the pages, and would then say yes.
-    pub(super) fn flush(&self, len: u64) -> Result<(), AuditError> {
-        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(error) = self.failed() {
-            return Err(error.clone());
-        }
-        let flushed = self.flush_now(*durable, len);
-        match &flushed {
-            Ok(()) => *durable = len.max(*durable),
-            Err(error) => drop(self.failed.set(error.clone())),
-        }
-        flushed
-    }
-
-    fn flush_now(&self, durable: u64, len: u64) -> Result<(), AuditError> {
-        if durable < len {
-            self.file.sync_data().map_err(|e| AuditError::io("flush", &self.path, e))?;
+    pub(super) fn flush(&mut self) -> Result<(), Failed> {
+        if self.dirty {
+            let flushed = self.file.sync_data();
+            flushed.map_err(|e| Failed::Unknown(AuditError::io("flush", &self.path, e)))?;
+            self.dirty = false;
         }
         let there = fs::symlink_metadata(&self.path);
-        let whole = |there: fs::Metadata| (there.dev(), there.ino(), there.len()) == (self.id.0, self.id.1, len);
-        if there.is_ok_and(whole) { Ok(()) } else { Err(AuditError::Gone { path: self.path.clone() }) }
-    }
-
-    /// Why nothing can be written to it any more, if so.
-    pub(super) fn failed(&self) -> Option<&AuditError> {
-        self.failed.get()
+        let whole = |there: fs::Metadata| (there.dev(), there.ino(), there.len()) == (self.id.0, self.id.1, self.len);
+        if there.is_ok_and(whole) { Ok(()) } else { Err(Failed::Unknown(AuditError::Gone { path: self.path.clone() })) }
     }
 }
 
@@ -121,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_or_written_by_another_is_found_out_by_the_flush_and_stays_so() {
+    fn a_file_that_is_cut_or_written_by_another_is_found_out_by_the_flush() {
         let folder = tempfile::tempdir().unwrap();
         let made = |name: &str| {
             let path = folder.path().join(name);
@@ -144,9 +106,6 @@ mod tests {
             segment.write(b"two\n").unwrap();
             let gone = |flushed| matches!(flushed, Err(Failed::Unknown(AuditError::Gone { .. })));
             assert!(gone(segment.flush()), "{name}");
-            // What was right before does not make it right again.
-            other.set_len(segment.len()).unwrap();
-            assert!(gone(segment.flush()) && segment.file().failed().is_some(), "{name}");
         }
     }
 }

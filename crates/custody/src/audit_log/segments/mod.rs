@@ -1,7 +1,7 @@
 //! The default sink: append-only segment files, one chain per process start, checkpoints in a file beside them.
 //!
-//! A thread does all writing. It takes whatever batches wait and writes them together, and another one flushes once for all of them, so
-//! that a flush per request is not needed and the async runtime never waits for a disk. The queue is bounded; who comes when it is
+//! A thread does all writing. It takes whatever batches wait, writes them together and flushes once, so that a flush
+//! per request is not needed and the async runtime never waits for a disk. The queue is bounded; who comes when it is
 //! full waits, and no event is ever dropped from it.
 
 use std::{path::Path, sync::Arc, thread};
@@ -12,10 +12,7 @@ use keyfold_core::{
 };
 use tokio::sync::mpsc;
 
-use self::{
-    flusher::Flusher,
-    writer::{Identity, Writer},
-};
+use self::writer::{Identity, Writer};
 use super::{
     AuditError, process_start,
     queued::{Ask, Group, Queued},
@@ -23,7 +20,6 @@ use super::{
 
 mod dead;
 mod file;
-mod flusher;
 pub(super) mod folder;
 pub(super) mod lines;
 pub(super) mod notes;
@@ -76,10 +72,9 @@ impl Segments {
             roll_at,
         };
         let (asks, queue) = Queued::new(writer);
-        let flusher = Flusher::start(dir)?;
         thread::Builder::new()
             .name("audit".into())
-            .spawn(move || serve(Writer::new(who, flusher), queue))
+            .spawn(move || serve(Writer::new(who), queue))
             .map_err(|e| AuditError::io("start a thread for", dir, e))?;
         Ok(asks)
     }
@@ -88,13 +83,12 @@ impl Segments {
 /// The thread.
 fn serve(mut writer: Writer, mut queue: mpsc::UnboundedReceiver<Ask>) {
     while let Some(first) = queue.blocking_recv() {
-        writer.wait();
         let mut group = Group::of(first, &mut queue);
-        let checkpoint = group.checkpoint.take();
         if !group.batches.is_empty() {
-            writer.group(group);
+            let results = writer.group(std::mem::take(&mut group.batches));
+            group.answer(results);
         }
-        if let Some((generation, close, answer)) = checkpoint {
+        if let Some((generation, close, answer)) = group.checkpoint {
             let _ = answer.send(writer.checkpoint(generation, close));
         }
     }

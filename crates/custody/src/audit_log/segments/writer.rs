@@ -14,14 +14,10 @@ use keyfold_core::{
 use super::{
     dead,
     file::{Failed, Segment},
-    flusher::{Flusher, Written},
     folder::Folder,
     notes::{Notes, peek},
 };
-use crate::audit_log::{
-    AuditError,
-    queued::{Batch, Group},
-};
+use crate::audit_log::{AuditError, queued::Batch};
 
 /// Room for the line of one event; most are shorter.
 const LINE: usize = 384;
@@ -41,7 +37,6 @@ pub(super) struct Identity {
 /// The writer's state between groups.
 pub(super) struct Writer {
     who: Identity,
-    flusher: Flusher,
     live: Option<Live>,
     /// Outcomes that could not be written; nothing else is until they are.
     backlog: Vec<Event>,
@@ -61,44 +56,30 @@ struct Live {
 }
 
 impl Writer {
-    pub(super) const fn new(who: Identity, flusher: Flusher) -> Self {
-        Self { who, flusher, live: None, backlog: Vec::new(), stopped: None, generation: 0 }
+    pub(super) const fn new(who: Identity) -> Self {
+        Self { who, live: None, backlog: Vec::new(), stopped: None, generation: 0 }
     }
 
-    /// Waits until what was written is durable, so that all that comes until then is written together.
-    pub(super) fn wait(&mut self) {
-        self.flusher.wait();
-    }
-
-    /// Writes a group, which is answered once that is durable, or told: where only outcomes came, once it is written.
-    pub(super) fn group(&mut self, mut group: Group) {
-        let batches = std::mem::take(&mut group.batches);
+    /// Writes a group under one flush. One answer for each batch.
+    pub(super) fn group(&mut self, batches: Vec<Batch>) -> Vec<Result<(), AuditError>> {
         let ready = self.ready().and_then(|()| self.settle());
         let written = match ready {
             Ok(()) => self.write(&batches),
             Err(error) => Err(error),
         };
-        match (written, &self.live) {
-            (Ok(results), Some(live)) if batches.iter().any(|batch| batch.intent) => {
-                let (file, len) = (Arc::clone(live.segment.file()), live.segment.len());
-                self.flusher.flush(Written { file, len, group, results });
-            }
-            (Ok(results), _) => group.answer(results),
-            (Err(error), _) => {
-                group.answer(batches.iter().map(|_| Err(error.clone())).collect());
+        match written {
+            Ok(answers) => answers,
+            Err(error) => {
+                let answers = batches.iter().map(|_| Err(error.clone())).collect();
                 let outcomes = batches.into_iter().filter(|batch| !batch.intent);
                 self.backlog.extend(outcomes.flat_map(|batch| batch.events));
-                return;
+                answers
             }
         }
-        self.roll();
     }
 
     /// Starts the chain if this is the first time, and writes what is owed.
     fn ready(&mut self) -> Result<(), AuditError> {
-        if self.stopped.is_none() {
-            self.stopped = self.live.as_ref().and_then(|live| live.segment.file().failed().cloned());
-        }
         if let Some(error) = &self.stopped {
             return Err(match error {
                 AuditError::Closed => AuditError::Closed,
@@ -110,7 +91,7 @@ impl Writer {
         }
         if !self.backlog.is_empty() {
             let owed = vec![Batch { events: std::mem::take(&mut self.backlog), intent: true }];
-            if let Err(error) = self.write(&owed).and_then(|_| self.flush()) {
+            if let Err(error) = self.write(&owed) {
                 self.backlog = owed.into_iter().flat_map(|batch| batch.events).collect();
                 return Err(error);
             }
@@ -167,16 +148,14 @@ impl Writer {
             }
             answers.push(encoded.map_err(AuditError::Event));
         }
-        let done = live.segment.write(&lines).map(|()| live.chain = chain);
+        let waited = batches.iter().any(|batch| batch.intent);
+        let done = live.segment.write(&lines).and_then(|()| {
+            live.chain = chain;
+            if waited { live.segment.flush() } else { Ok(()) }
+        });
         self.judge(done)?;
+        self.roll();
         Ok(answers)
-    }
-
-    /// Makes everything durable that was written.
-    fn flush(&mut self) -> Result<(), AuditError> {
-        self.flusher.wait();
-        let flushed = self.live.as_ref().map_or(Ok(()), |live| live.segment.flush());
-        self.judge(flushed)
     }
 
     /// A failure after which the file is unknown is the last thing this writer does.
@@ -192,20 +171,20 @@ impl Writer {
 
     /// Begins the next segment where this one is long enough. If that fails, this one gets longer.
     fn roll(&mut self) {
-        if self.live.as_ref().is_none_or(|live| live.segment.len() < self.who.roll_at) {
+        let Some(live) = &mut self.live else { return };
+        if live.segment.len() < self.who.roll_at {
             return;
         }
-        let flushed = self.flush();
-        let Some(live) = &mut self.live else { return };
-        let rolled = flushed.and_then(|()| {
+        let mut rolled = || -> Result<(), AuditError> {
+            live.segment.flush().map_err(|(Failed::Clean(error) | Failed::Unknown(error))| error)?;
             let first = [&Continuation { continues: live.chain.tip() }.encode()[..], b"\n"].concat();
             let (file, path) = self.who.folder.begin(self.who.writer, live.number + 1, &first)?;
             live.segment = Segment::new(file, path)?;
             live.number += 1;
             self.who.folder.close(self.who.writer, live.number - 1)?;
             self.who.folder.sync()
-        });
-        if let Err(error) = rolled {
+        };
+        if let Err(error) = rolled() {
             tracing::warn!(%error, "an audit segment could not be rolled");
         }
     }
@@ -224,7 +203,8 @@ impl Writer {
     }
 
     fn sign(&mut self, close: bool) -> Result<(), AuditError> {
-        self.flush()?;
+        let flushed = self.live.as_mut().map_or(Ok(()), |live| live.segment.flush());
+        self.judge(flushed)?;
         self.note(self.generation, true)?;
         let Some(live) = &self.live else { return Ok(()) };
         if close {
