@@ -19,7 +19,7 @@ use std::{
 };
 
 use common::needles::Needles;
-use place::{Place, place, python, spellings};
+use place::{Place, place, python};
 use serde_json::{Value, json};
 
 struct Ended {
