@@ -21,6 +21,7 @@ use super::{
     AuditError,
     segments::{
         folder::{Folder, Numbered, owner_only},
+        lines::length,
         notes::{each_note, frame_end},
     },
 };
@@ -203,7 +204,7 @@ impl Follower {
     pub fn behind(&mut self) -> Result<u64, AuditError> {
         let mut behind = 0;
         for (source, path) in self.segments()? {
-            let len = fs::metadata(&path).map_or(0, |meta| meta.len());
+            let len = File::open(&path).and_then(|file| length(&file)).unwrap_or(0);
             behind += len.saturating_sub(self.places.get(&source).copied().unwrap_or(0));
         }
         Ok(behind)
@@ -281,7 +282,11 @@ fn chunk(source: Source, mut file: File, offset: u64, up_to: u64) -> io::Result<
     file.take(limit.min(most) as u64).read_to_end(&mut bytes)?;
     let whole = match source {
         Source::Notes => frame_end(&bytes),
-        Source::Segment(..) => memchr::memrchr(b'\n', &bytes).map(|at| at + 1),
+        Source::Segment(..) => {
+            // Zeros are no lines yet.
+            bytes.truncate(memchr::memchr(0, &bytes).unwrap_or(bytes.len()));
+            memchr::memrchr(b'\n', &bytes).map(|at| at + 1)
+        }
     };
     bytes.truncate(whole.unwrap_or(0));
     Ok((!bytes.is_empty()).then_some(Chunk { source, offset, bytes }))

@@ -16,7 +16,7 @@ use super::{
     AuditError,
     segments::{
         folder::{Folder, Numbered},
-        lines::{Line, Lines},
+        lines::{Line, Lines, length},
         notes::{each_note, peek},
     },
 };
@@ -241,7 +241,7 @@ pub(super) fn last_time(path: &Path) -> io::Result<Option<UnixTime>> {
 
 /// The last events of one segment, read backwards as far as needed.
 fn last_entries(mut file: File, writer: WriterId, count: usize) -> io::Result<Vec<Entry>> {
-    let len = file.metadata()?.len();
+    let len = length(&file)?;
     let mut window = MAX_LINE as u64;
     loop {
         let start = len.saturating_sub(window);

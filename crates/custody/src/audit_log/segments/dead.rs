@@ -12,7 +12,7 @@ use keyfold_core::{
 
 use super::{
     folder::{Folder, Numbered},
-    lines::{Line, Lines},
+    lines::{Line, Lines, length},
 };
 use crate::audit_log::AuditError;
 
@@ -24,7 +24,21 @@ pub(super) const AT_ONCE: usize = 256;
 pub(super) struct Dead {
     pub(super) tip: Tip,
     pub(super) numbers: Vec<u32>,
-    _locks: Vec<File>,
+    locks: Vec<File>,
+}
+
+impl Dead {
+    /// Cuts off what was written ahead of lines that never came. Its files are to be moved to the finished ones then.
+    pub(super) fn cut(&self) -> Result<(), AuditError> {
+        for file in &self.locks {
+            let cut = || {
+                let len = length(file)?;
+                if len < file.metadata()?.len() { file.set_len(len).and_then(|()| file.sync_all()) } else { Ok(()) }
+            };
+            cut().map_err(|e| AuditError::io("cut", self.tip.writer.to_string(), e))?;
+        }
+        Ok(())
+    }
 }
 
 /// Finds the chains that nobody writes any more, other than `own`, at most [`AT_ONCE`]. One whose beginning this deployment did not sign is
@@ -40,7 +54,7 @@ pub(super) fn find(folder: &Folder, own: WriterId, key: &VerifierKey) -> Result<
         }
         if let Some(locks) = lock_all(folder, writer, &numbered)? {
             match read_tip(writer, &locks, key)? {
-                Some(tip) => dead.push(Dead { tip, numbers: numbered.into_keys().collect(), _locks: locks }),
+                Some(tip) => dead.push(Dead { tip, numbers: numbered.into_keys().collect(), locks }),
                 None => tracing::warn!(%writer, "an audit chain of unknown origin is left unanchored"),
             }
         }
@@ -52,7 +66,8 @@ pub(super) fn find(folder: &Folder, own: WriterId, key: &VerifierKey) -> Result<
 fn lock_all(folder: &Folder, writer: WriterId, numbered: &Numbered) -> Result<Option<Vec<File>>, AuditError> {
     let mut locks = Vec::new();
     for (&number, path) in numbered {
-        let file = folder.read(writer, number, path)?;
+        // For its end to be cut.
+        let file = folder.edit(writer, number, path)?;
         match file.try_lock() {
             Ok(()) => locks.push(file),
             Err(TryLockError::WouldBlock) => return Ok(None),

@@ -1,7 +1,7 @@
 //! The folder's layout, and what each name in it promises.
 //!
 //! ```text
-//! <writer>-<n>.open            being written under an exclusive lock, or left by a process that died
+//! <writer>-<n>.open            being written under an exclusive lock, or left by a process that died; zeros may follow its lines
 //! closed/<writer>-<n>.jsonl    finished; anchored, or followed by a later segment of its writer
 //! notes, notes.lock            the checkpoints, and the lock under which they are added
 //! <writer>-<n>.new             not begun; ignored
@@ -60,7 +60,7 @@ impl Folder {
         use io::Write as _;
         let (new, open) = (self.0.join(format!("{writer}-{number:06}.new")), self.open_path(writer, number));
         let begun = (|| {
-            let mut file = owner_only().read(true).append(true).create_new(true).open(&new)?;
+            let mut file = owner_only().read(true).write(true).create_new(true).open(&new)?;
             file.lock()?;
             file.write_all(first)?;
             file.sync_all()?;
@@ -132,9 +132,18 @@ impl Folder {
 
     /// Opens a segment for reading, also if it was finished since it was listed.
     pub(in crate::audit_log) fn read(&self, writer: WriterId, number: u32, path: &Path) -> Result<File, AuditError> {
-        File::open(path)
+        self.open(OpenOptions::new().read(true), (writer, number, path))
+    }
+
+    /// As [`Folder::read`], to cut something off.
+    pub(super) fn edit(&self, writer: WriterId, number: u32, path: &Path) -> Result<File, AuditError> {
+        self.open(OpenOptions::new().read(true).write(true), (writer, number, path))
+    }
+
+    fn open(&self, how: &OpenOptions, (writer, number, path): (WriterId, u32, &Path)) -> Result<File, AuditError> {
+        how.open(path)
             .or_else(|error| match error.kind() {
-                ErrorKind::NotFound => File::open(self.closed_path(writer, number)),
+                ErrorKind::NotFound => how.open(self.closed_path(writer, number)),
                 _ => Err(error),
             })
             .map_err(|e| AuditError::io("read", path, e))

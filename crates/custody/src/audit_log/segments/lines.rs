@@ -1,6 +1,10 @@
-//! Lines of bounded length, and what a crash left after the last of them.
+//! Lines of bounded length, and what a crash left after the last of them. Where a zero stands, a segment ends.
 
-use std::io::{self, BufRead, Read as _};
+use std::{
+    fs::File,
+    io::{self, BufRead, Read as _},
+    os::unix::fs::FileExt as _,
+};
 
 use keyfold_core::audit::MAX_LINE;
 
@@ -18,17 +22,25 @@ pub(in crate::audit_log) enum Line<'a> {
 pub(in crate::audit_log) struct Lines<R> {
     reader: R,
     buffer: Vec<u8>,
+    over: bool,
 }
 
 impl<R: BufRead> Lines<R> {
     pub(in crate::audit_log) fn new(reader: R) -> Self {
-        Self { reader, buffer: Vec::new() }
+        Self { reader, buffer: Vec::new(), over: false }
     }
 
     pub(in crate::audit_log) fn next(&mut self) -> io::Result<Line<'_>> {
+        if self.over {
+            return Ok(Line::End(0));
+        }
         self.buffer.clear();
         let limit = MAX_LINE as u64 + 1;
         let read = self.reader.by_ref().take(limit).read_until(b'\n', &mut self.buffer)? as u64;
+        if let Some(zero) = memchr::memchr(0, &self.buffer) {
+            self.over = true;
+            return Ok(Line::End(zero as u64));
+        }
         Ok(match self.buffer.strip_suffix(b"\n") {
             Some(line) => Line::Whole(line),
             None if read == limit => Line::Whole(&self.buffer),
@@ -37,8 +49,32 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
+/// How long a segment is, without the zeros behind its lines.
+pub(in crate::audit_log) fn length(file: &File) -> io::Result<u64> {
+    let is_zero = |at: u64| {
+        let mut byte = [1];
+        // What was cut off meanwhile was none of the lines.
+        Ok::<_, io::Error>(file.read_at(&mut byte, at)? == 0 || byte == [0])
+    };
+    let (mut from, mut to) = (0, file.metadata()?.len());
+    if to == 0 || !is_zero(to - 1)? {
+        return Ok(to);
+    }
+    while from < to {
+        let middle = from.midpoint(to);
+        if is_zero(middle)? {
+            to = middle;
+        } else {
+            from = middle + 1;
+        }
+    }
+    Ok(from)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -48,6 +84,24 @@ mod tests {
         assert_eq!(lines.next().unwrap(), Line::Whole(b""));
         assert_eq!(lines.next().unwrap(), Line::End(2));
         assert_eq!(lines.next().unwrap(), Line::End(0));
+    }
+
+    #[test]
+    fn a_segment_ends_where_zeros_begin() {
+        for (text, last) in [("a\nb\n", 0), ("a\nb\ncd", 2)] {
+            for zeros in [0, 1, 10, 20_000] {
+                let bytes = [text.as_bytes(), &vec![0; zeros]].concat();
+                let mut lines = Lines::new(&bytes[..]);
+                assert_eq!(lines.next().unwrap(), Line::Whole(b"a"));
+                assert_eq!(lines.next().unwrap(), Line::Whole(b"b"));
+                assert_eq!(lines.next().unwrap(), Line::End(last), "{text:?} and {zeros}");
+                assert_eq!(lines.next().unwrap(), Line::End(0));
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&bytes).unwrap();
+                assert_eq!(length(&file).unwrap(), text.len() as u64, "{text:?} and {zeros}");
+            }
+        }
+        assert_eq!(length(&tempfile::tempfile().unwrap()).unwrap(), 0);
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Writer {
             return;
         }
         let mut rolled = || -> Result<(), AuditError> {
-            live.segment.flush().map_err(|(Failed::Clean(error) | Failed::Unknown(error))| error)?;
+            live.segment.finish().map_err(|(Failed::Clean(error) | Failed::Unknown(error))| error)?;
             let first = [&Continuation { continues: live.chain.tip() }.encode()[..], b"\n"].concat();
             let (file, path) = self.who.folder.begin(self.who.writer, live.number + 1, &first)?;
             live.segment = Segment::new(file, path)?;
@@ -203,7 +203,8 @@ impl Writer {
     }
 
     fn sign(&mut self, close: bool) -> Result<(), AuditError> {
-        let flushed = self.live.as_mut().map_or(Ok(()), |live| live.segment.flush());
+        let flush = if close { Segment::finish } else { Segment::flush };
+        let flushed = self.live.as_mut().map_or(Ok(()), |live| flush(&mut live.segment));
         self.judge(flushed)?;
         self.note(self.generation, true)?;
         let Some(live) = &self.live else { return Ok(()) };
@@ -238,6 +239,7 @@ impl Writer {
             notes.add(note.sign(&who.own))?;
             live.noted = Some((tip.size, generation));
             for gone in &dead {
+                gone.cut()?;
                 for &number in &gone.numbers {
                     who.folder.close(gone.tip.writer, number)?;
                 }
