@@ -1,16 +1,18 @@
 //! The scrubber: any cuts give the same, and no plain occurrence is left.
 #![no_main]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use scrub::{MIN, Scrubber};
+use scrub::{MIN, Patterns, Scrubber};
 
 #[path = "../../crates/server/src/proxy/scrub/mod.rs"]
 #[allow(dead_code)]
 mod scrub;
 
 fn scrubbed<'a>(secret: &[u8], chunks: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut scrubber = Scrubber::new(&[secret]);
+    let mut scrubber = Scrubber::new(&Arc::new(Patterns::new(&[secret])));
     let mut out = Vec::new();
     for chunk in chunks {
         out.extend_from_slice(&scrubber.scrub(Bytes::copy_from_slice(chunk)));

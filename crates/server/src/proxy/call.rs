@@ -5,15 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::FutureExt as _;
 use keyfold_core::audit::{Event, Word};
 use keyfold_custody::broker::{Broker, Credential, Held};
-use tokio::sync::{OwnedRwLockReadGuard, watch};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use super::{flights::Flight, grounds::Grounds, lanes::OnLane};
 use crate::{listen::Origin, problem::Problem};
 
 /// How long after the service was told to end its streams go on.
 const GOING_ON: Duration = Duration::from_secs(5);
+/// How old a call gets before somebody watches whether it may go on: most are over by then, and watching costs as much as a call.
+pub(super) const YOUNG: Duration = Duration::from_millis(50);
 
 /// A call whose intent is in the audit log. When it is dropped, its outcome is written.
 pub(super) struct Call {
@@ -21,7 +24,6 @@ pub(super) struct Call {
     event: Event,
     held: Option<Held>,
     grounds: Arc<Grounds>,
-    closing: watch::Receiver<bool>,
     began: Instant,
     /// What the destination answered.
     pub(super) status: Option<u16>,
@@ -46,7 +48,6 @@ impl Call {
             broker: Arc::clone(&grounds.proxy.people.broker),
             event: credential.event().clone(),
             held: credential.held(),
-            closing: grounds.proxy.closing.subscribe(),
             grounds,
             began: Instant::now(),
             status: None,
@@ -84,8 +85,8 @@ impl Call {
 
     /// Resolves once the session, the proof or the grant has ended, or the service ends: with the word for it.
     pub(super) fn ended(&self) -> impl Future<Output = &'static str> + Send + 'static {
-        let (broker, held, mut closing) = (Arc::clone(&self.broker), self.held, self.closing.clone());
-        let grounds = Arc::clone(&self.grounds);
+        let (broker, held, grounds) = (Arc::clone(&self.broker), self.held, Arc::clone(&self.grounds));
+        let mut closing = grounds.proxy.closing.subscribe();
         async move {
             let closed = async move {
                 if closing.wait_for(|closing| *closing).await.is_err() {
@@ -117,7 +118,10 @@ impl Call {
             }
             drop(begun);
         };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let mut write = Box::pin(write);
+        // A queue takes it at once; a task is for what has to wait.
+        if (&mut write).now_or_never().is_none() {
             runtime.spawn(write);
         }
     }

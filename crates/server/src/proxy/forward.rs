@@ -20,9 +20,9 @@ use zeroize::Zeroizing;
 
 use super::{
     Proxy, Way,
-    answer::{Answer, Progress, Question, slices},
+    answer::{Answer, Progress, Question, Watchers},
     answers::{self, MAX_ANSWER},
-    call::Call,
+    call::{Call, YOUNG},
     grounds::{Asker, Grounds},
     headers,
     host::Host,
@@ -30,7 +30,7 @@ use super::{
     path::Path,
     proof::Proof,
     refused, rules,
-    scrub::Scrubber,
+    scrub::{Patterns, Scrubber},
     settings::Reach,
     sigv4, upstream,
 };
@@ -147,7 +147,7 @@ pub(super) async fn forward(
                 .hint("it does not speak HTTP as it should"))
         }
         _ if allowed.reach().is_token_endpoint(allowed.path.path()) => token(proof, (call, secrets), response).await,
-        _ => Ok(answer(&allowed, (call, secrets), response)),
+        _ => Ok(answer((&allowed, &proxy.watchers), (call, secrets), response)),
     }
 }
 
@@ -229,7 +229,7 @@ async fn token(
     call.result = "done";
     // Some endpoints say a token twice, under another name; and what was injected may be echoed.
     secrets.extend(answers::live(&whole, form));
-    let mut scrubber = Scrubber::new(&slices(&secrets));
+    let mut scrubber = Scrubber::new(&Arc::new(Patterns::new(&secrets)));
     let mut out = BytesMut::from(scrubber.scrub(replaced.unwrap_or_else(|| whole.to_vec().into())));
     out.extend_from_slice(&scrubber.finish());
     let mut answer = Response::new(Body::from(out.freeze()));
@@ -316,27 +316,37 @@ impl Sending<'_> {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let limits = way.reach.timeouts;
+        let given_up = async {
+            tokio::time::sleep(YOUNG).await;
+            tokio::select! {
+                () = self.progress.stalled(limits.headers) => upstream::late(),
+                why = self.call.ended() => {
+                    let what = "the session, or what allowed the call, ended while it was under way";
+                    Problem::no_proof(why, what).hint("sign in again, or ask an operator for the grant")
+                }
+            }
+        };
         let (response, lane) = tokio::select! {
             sent = upstream.send(request, websocket) => sent?,
-            () = self.progress.stalled(limits.headers) => return Err(upstream::late()),
-            why = self.call.ended() => {
-                let what = "the session, or what allowed the call, ended while it was under way";
-                return Err(Problem::no_proof(why, what).hint("sign in again, or ask an operator for the grant"));
-            }
+            problem = given_up => return Err(problem),
         };
         self.call.on(lane);
         Ok((response, secrets))
     }
 }
 
-fn answer(allowed: &Allowed, (call, secrets): (Call, Injected), response: Response<Incoming>) -> Response<Body> {
+fn answer(
+    (allowed, watchers): (&Allowed, &Watchers),
+    (call, secrets): (Call, Injected),
+    response: Response<Incoming>,
+) -> Response<Body> {
     let reach = allowed.reach();
     let (head, body) = response.into_parts();
-    let secrets = reach.scrub.then_some(secrets);
+    let secrets = reach.scrub.then(|| Arc::new(Patterns::new(&secrets)));
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = head.status;
-    *answer.headers_mut() = headers::incoming(reach, &head.headers, secrets.as_ref().map(slices).as_deref());
-    *answer.body_mut() = Body::new(Answer::new(body, call, secrets, reach.timeouts.idle));
+    *answer.headers_mut() = headers::incoming(reach, &head.headers, secrets.as_deref());
+    *answer.body_mut() = Body::new(Answer::new(body, call, secrets, (watchers, reach.timeouts.idle)));
     answer
 }
 
@@ -348,10 +358,10 @@ fn switch(
     mut response: Response<Incoming>,
 ) -> Response<Body> {
     let reach = Arc::clone(allowed.reach());
-    let secrets = reach.scrub.then_some(secrets);
+    let secrets = Arc::new(Patterns::new(if reach.scrub { &secrets } else { &[] }));
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    *answer.headers_mut() = headers::incoming(&reach, response.headers(), secrets.as_ref().map(slices).as_deref());
+    *answer.headers_mut() = headers::incoming(&reach, response.headers(), Some(&secrets));
     let own = answer.headers_mut();
     own.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     own.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -366,8 +376,6 @@ fn switch(
             return;
         };
         let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-        let secrets = secrets.unwrap_or_default();
-        let secrets = slices(&secrets);
         tokio::select! {
             (bytes, result) = super::pipe::pipe(agent, upstream, &secrets, reach.timeouts.idle) => {
                 (call.bytes, call.result) = (bytes, result);

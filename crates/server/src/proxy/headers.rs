@@ -4,7 +4,11 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use bytes::BytesMut;
 
-use super::{proof::TOKEN, scrub::Scrubber, settings::Reach};
+use super::{
+    proof::TOKEN,
+    scrub::{Patterns, Scrubber},
+    settings::Reach,
+};
 use crate::{auth::person::HEADER as SESSION, problem::Problem};
 
 /// Those that speak to the next hop only (RFC 9110, 7.6.1), and `Expect`, which is answered here.
@@ -185,7 +189,7 @@ pub(super) fn check(status: StatusCode, headers: &HeaderMap) -> Result<(), Probl
 }
 
 /// The headers that go back. A cookie of the destination's would be a credential of the user in the agent's hands.
-pub(super) fn incoming(reach: &Reach, from: &HeaderMap, secrets: Option<&[&[u8]]>) -> HeaderMap {
+pub(super) fn incoming(reach: &Reach, from: &HeaderMap, secrets: Option<&Patterns>) -> HeaderMap {
     let named = named(from);
     let stays = |name: &HeaderName| {
         HOP.contains(name) || named.contains(name) || *name == ALT_SVC || (is_cookie(name) && !reach.cookies)
@@ -204,28 +208,22 @@ fn is_cookie(name: &HeaderName) -> bool {
 /// Masks what echoes a secret; where its name does, a header is left out.
 pub(super) fn scrubbed<'a>(
     from: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
-    secrets: &[&[u8]],
+    secrets: &Patterns,
 ) -> HeaderMap {
-    // A name is written in lower case here, whatever it was.
-    let small: Vec<_> = secrets.iter().map(|secret| zeroize::Zeroizing::new(secret.to_ascii_lowercase())).collect();
-    let echoes = |name: &HeaderName| {
-        small
-            .iter()
-            .any(|secret| !secret.is_empty() && memchr::memmem::find(name.as_str().as_bytes(), secret).is_some())
-    };
-    let kept: Vec<_> = from.filter(|(name, _)| !echoes(name)).collect();
+    let kept: Vec<_> = from.filter(|(name, _)| !secrets.are_in_name(name.as_str())).collect();
     // All values at once: what is masked stays as long as it was.
     let mut joined = BytesMut::with_capacity(kept.iter().map(|(_, value)| value.len() + 2).sum());
     for (_, value) in &kept {
         joined.extend_from_slice(value.as_bytes());
         joined.extend_from_slice(b"\r\n");
     }
-    let mut scrubber = Scrubber::new(secrets);
-    let mut text = BytesMut::from(scrubber.scrub(joined.freeze()));
-    text.extend_from_slice(&scrubber.finish());
     let mut to = HeaderMap::with_capacity(kept.len());
+    let Some(mut text) = Scrubber::whole(secrets, joined) else {
+        to.extend(kept.into_iter().map(|(name, value)| (name.clone(), value.clone())));
+        return to;
+    };
     for (name, value) in kept {
-        let masked = text.split_to((value.len() + 2).min(text.len())).freeze();
+        let masked = text.split_to((value.len() + 2).min(text.len()));
         let masked = masked.slice(..value.len().min(masked.len()));
         to.append(name, HeaderValue::from_maybe_shared(masked).unwrap_or_else(|_| HeaderValue::from_static("")));
     }
@@ -296,7 +294,7 @@ mod tests {
             ("alt-svc", "h3=\":443\""),
             ("x-fine", "fine"),
         ]);
-        let to = incoming(&reach(""), &from, Some(&[secret]));
+        let to = incoming(&reach(""), &from, Some(&Patterns::new(&[secret])));
         assert_eq!(names(&to), ["x-echo", "x-fine"]);
         assert_eq!(to["x-echo"].len(), from["x-echo"].len());
         assert!(!to["x-echo"].to_str().unwrap().contains("ABCDEFGH"), "{:?}", to["x-echo"]);

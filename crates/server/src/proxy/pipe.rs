@@ -1,6 +1,6 @@
 //! Two streams of bytes, joined: what comes from the destination is scrubbed.
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::scrub::Scrubber;
+use super::scrub::{Patterns, Scrubber};
 use crate::listen::STALLED;
 
 const BUFFER: usize = 16 << 10;
@@ -17,7 +17,7 @@ const BUFFER: usize = 16 << 10;
 pub(super) async fn pipe(
     agent: impl AsyncRead + AsyncWrite,
     upstream: impl AsyncRead + AsyncWrite,
-    secrets: &[&[u8]],
+    secrets: &Arc<Patterns>,
     idle: Duration,
 ) -> (u64, &'static str) {
     let (mut from_agent, mut to_agent) = tokio::io::split(agent);

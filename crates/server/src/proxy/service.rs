@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     Mapped,
+    answer::Watchers,
     authority::{Authority, AuthorityError},
     connections::Connections,
     flights::Flights,
@@ -41,6 +42,8 @@ use crate::{
 
 /// Where addressed mode begins.
 const ADDRESSED: &str = "/proxy/";
+/// What a request that opens a tunnel is called in logs and metrics.
+const CONNECT: &str = "proxy:connect";
 /// The code of what is no call to anywhere.
 const NOTHING_HERE: &str = "not_found";
 /// Where the authority's certificate is had. It is nobody's secret.
@@ -59,6 +62,7 @@ pub struct Proxy {
     pub(super) settings: ProxySettings,
     pub(super) authority: Authority,
     pub(super) flights: Arc<Flights>,
+    pub(super) watchers: Arc<Watchers>,
     /// Becomes true once the service is told to end.
     pub(super) closing: watch::Sender<bool>,
     ways: HashMap<String, Arc<Way>>,
@@ -114,8 +118,9 @@ impl Proxy {
             return Err(ConfigError(mistakes).into());
         }
         let authority = Authority::open(&service.custody, people.clock()).await?;
-        let (flights, closing) = (Flights::new(settings.in_flight), watch::Sender::new(false));
-        Ok(Arc::new(Self { service, people, settings, authority, flights, closing, ways }))
+        let (flights, watchers) = (Flights::new(settings.in_flight), Watchers::start());
+        let closing = watch::Sender::new(false);
+        Ok(Arc::new(Self { service, people, settings, authority, flights, watchers, closing, ways }))
     }
 
     /// The way to a destination.
@@ -131,9 +136,9 @@ impl Proxy {
 
     /// Answers one request on the proxy's own listener.
     pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>, peer: Peer) -> Response<Body> {
-        let mode = if request.method() == Method::CONNECT { "connect" } else { "addressed" };
+        let route = if request.method() == Method::CONNECT { CONNECT } else { "proxy:addressed" };
         let proxy = Arc::clone(&self);
-        self.logged(mode, async move {
+        self.logged(route, async move {
             let (parts, body) = request.into_parts();
             if parts.method == Method::CONNECT {
                 return tunnel::open(&proxy, parts, body, peer).await;
@@ -161,7 +166,7 @@ impl Proxy {
         (mapping, asked): Mapped,
     ) -> Response<Body> {
         let proxy = Arc::clone(&self);
-        self.logged("mapped", async move {
+        self.logged("proxy:mapped", async move {
             let (parts, body) = request.into_parts();
             let asker = Asker::of(&proxy, Proof::of(&parts.headers)?, peer).await?;
             let target = one_host(&parts).and_then(|()| mapping.target(asked.as_ref(), &parts));
@@ -178,7 +183,7 @@ impl Proxy {
         tunnel: Arc<Tunnel>,
     ) -> Response<Body> {
         let proxy = Arc::clone(&self);
-        self.logged("tunnel", async move {
+        self.logged("proxy:tunnel", async move {
             let (parts, body) = request.into_parts();
             let proof = tunnel.proof.within(&parts.headers)?;
             let asker = Asker::of(&proxy, proof, tunnel.peer.clone()).await?;
@@ -192,7 +197,7 @@ impl Proxy {
     /// Writes problems out, and one line of every request: no path, no query, no header, no body.
     async fn logged(
         &self,
-        mode: &'static str,
+        route: &'static str,
         answered: impl Future<Output = Result<Response<Body>, Problem>>,
     ) -> Response<Body> {
         let began = Instant::now();
@@ -204,7 +209,7 @@ impl Proxy {
             let mut response = problem.response(Some(&id));
             let headers = response.headers_mut();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-            if mode == "connect" && response.status() == axum::http::StatusCode::UNAUTHORIZED {
+            if route == CONNECT && response.status() == axum::http::StatusCode::UNAUTHORIZED {
                 // What a client of a proxy understands.
                 *response.status_mut() = axum::http::StatusCode::PROXY_AUTHENTICATION_REQUIRED;
                 let ask = HeaderValue::from_static("Basic realm=\"keyfold\"");
@@ -217,9 +222,9 @@ impl Proxy {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         let (status, took) = (response.status().as_u16(), began.elapsed());
-        self.service.metrics.request(&format!("proxy:{mode}"), "", status, took);
+        self.service.metrics.request(route, "", status, took);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        tracing::info!(target: "keyfold_server::requests", request = id, route = mode, status, code, micros);
+        tracing::info!(target: "keyfold_server::requests", request = id, route, status, code, micros);
         response
     }
 }

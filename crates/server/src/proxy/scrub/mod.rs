@@ -9,18 +9,18 @@
 //! [`MIN`] bytes are not looked for, since masking them would damage answers by chance. In base64, up to two characters at either
 //! end belong to the neighbours too and stay. Scrubbing guards against echoes; the guard against an upstream is not to list it.
 //!
-//! How: an answer is searched once for eight bytes out of each spelling, by vector instructions, and once for `%` and `\`, where an
+//! How: an answer is searched for eight bytes out of each spelling, by vector instructions, and once for `%` and `\`, where an
 //! escape that stands for a character of the secret is followed up. What could still become a match is held back, so
 //! never more than the longest spelling.
 
 mod pattern;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
-use self::pattern::Patterns;
+pub(crate) use self::pattern::Patterns;
 
 /// The shortest secret that is looked for, in bytes.
 pub(crate) const MIN: usize = 8;
@@ -47,7 +47,7 @@ impl Found {
 
 /// Scrubs one answer.
 pub(crate) struct Scrubber {
-    patterns: Patterns,
+    patterns: Arc<Patterns>,
     /// The end of what came, as it came: a match may begin in it.
     held: Zeroizing<Vec<u8>>,
     /// So much of it has left already ([`Scrubber::idle`]).
@@ -58,9 +58,21 @@ pub(crate) struct Scrubber {
 }
 
 impl Scrubber {
-    /// For these secrets; those shorter than [`MIN`] are not looked for.
-    pub(crate) fn new(secrets: &[&[u8]]) -> Self {
-        Self { patterns: Patterns::new(secrets), held: Zeroizing::default(), released: 0, masked: 0, firm: false }
+    /// For what one call brought.
+    pub(crate) fn new(patterns: &Arc<Patterns>) -> Self {
+        Self { patterns: Arc::clone(patterns), held: Zeroizing::default(), released: 0, masked: 0, firm: false }
+    }
+
+    /// A text that comes in one piece, masked; `None` where there is nothing to mask.
+    pub(crate) fn whole(patterns: &Patterns, mut text: BytesMut) -> Option<Bytes> {
+        let found = patterns.find(&text).ranges;
+        if found.is_empty() {
+            return None;
+        }
+        for range in found {
+            text[range].fill(MASK);
+        }
+        Some(text.freeze())
     }
 
     /// The next bytes of the answer, and what may leave by now.

@@ -1,16 +1,22 @@
 //! The spellings of secrets, and the search for them.
 
-use std::{cell::OnceCell, ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use aho_corasick::{AhoCorasick, MatchKind, Span, packed};
 use base64_simd::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use keyfold_core::secret::wipe;
+use memchr::memmem;
 
 use super::{Found, MIN};
 
 /// How many bytes of each spelling are searched for, and how much of its start they are taken from.
 const PRINT: usize = 8;
 const START: usize = 32;
+/// From so many bytes on, one search for all prints is made; in fewer, looking for one after the other is over sooner.
+const LONG: usize = 4 << 10;
 
 /// Bytes of a secret, wiped when dropped.
 struct Text(Vec<u8>);
@@ -101,7 +107,7 @@ struct Pattern {
     /// Where the bytes that are searched for lie in them.
     at: usize,
     len: usize,
-    text: OnceCell<Text>,
+    text: OnceLock<Text>,
 }
 
 impl Pattern {
@@ -110,7 +116,7 @@ impl Pattern {
         start.0.truncate(START);
         let at = print(&start.0);
         let len = spelling.len(secret.0.len());
-        Self { secret: Arc::clone(secret), spelling, start, at, len, text: OnceCell::new() }
+        Self { secret: Arc::clone(secret), spelling, start, at, len, text: OnceLock::new() }
     }
 
     fn text(&self) -> &[u8] {
@@ -158,23 +164,25 @@ impl Prints {
 /// The hashes of what stands side by side in the spellings: a bit for each.
 type Threes = Box<[u64; 1 << 10]>;
 
-/// All spellings of some secrets.
-pub(super) struct Patterns {
+/// All spellings of what one call brought, made once for all that comes back to it.
+pub(crate) struct Patterns {
     list: Vec<Pattern>,
-    prints: Option<Prints>,
+    /// Made once there is enough to be searched.
+    prints: OnceLock<Option<Prints>>,
     /// The bytes that an escape may stand for.
     bytes: [bool; 256],
     /// The first two bytes of spellings with escapes.
     heads: [bool; 256],
     /// Made once an escape needs it.
-    threes: OnceCell<Threes>,
+    threes: OnceLock<Threes>,
 }
 
 impl Patterns {
-    pub(super) fn new(secrets: &[&[u8]]) -> Self {
+    /// Of these secrets; those shorter than [`MIN`] are not looked for.
+    pub(crate) fn new(secrets: &[impl AsRef<[u8]>]) -> Self {
         let mut list = Vec::new();
         let mut bytes = [false; 256];
-        for secret in secrets.iter().filter(|secret| secret.len() >= MIN) {
+        for secret in secrets.iter().map(AsRef::as_ref).filter(|secret| secret.len() >= MIN) {
             let spaces = secret.contains(&b' ');
             secret.iter().for_each(|&byte| bytes[usize::from(byte)] = true);
             let secret = Arc::new(Text(secret.to_vec()));
@@ -189,12 +197,19 @@ impl Patterns {
         for pattern in list.iter().filter(|pattern: &&Pattern| pattern.spelling.escapes()) {
             pattern.start.0[..2].iter().for_each(|&byte| heads[usize::from(byte)] = true);
         }
-        let prints = if list.is_empty() { None } else { Prints::new(&list) };
-        Self { list, prints, bytes, heads, threes: OnceCell::new() }
+        Self { list, prints: OnceLock::new(), bytes, heads, threes: OnceLock::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Whether a name holds a secret. Names of headers come in lower case, whatever they were.
+    pub(crate) fn are_in_name(&self, name: &str) -> bool {
+        let secrets = self.list.iter().filter(|pattern| pattern.spelling == Spelling::Plain);
+        secrets
+            .map(|pattern| &pattern.secret.0)
+            .any(|secret| name.as_bytes().windows(secret.len()).any(|window| window.eq_ignore_ascii_case(secret)))
     }
 
     /// Everything that matches, and where something could begin that the end cuts off.
@@ -215,22 +230,17 @@ impl Patterns {
 
     /// Matches without an escape.
     fn plain(&self, bytes: &[u8], found: &mut Found) {
-        let Some(prints) = &self.prints else { return };
-        let mut from = 0;
-        while let Some(at) = prints.next(bytes, from) {
-            for pattern in self.list.iter().filter(|pattern| pattern.print() == &bytes[at..at + PRINT]) {
-                let Some(start) = at.checked_sub(pattern.at) else { continue };
-                let there = &bytes[start..bytes.len().min(start + pattern.len)];
-                if pattern.text().starts_with(there) {
-                    if there.len() == pattern.len {
-                        found.ranges.push(start..start + there.len());
-                    } else {
-                        found.hold(start, pattern.firm(there.len()));
-                    }
+        self.printed(bytes, |pattern, at| {
+            let Some(start) = at.checked_sub(pattern.at) else { return };
+            let there = &bytes[start..bytes.len().min(start + pattern.len)];
+            if pattern.text().starts_with(there) {
+                if there.len() == pattern.len {
+                    found.ranges.push(start..start + there.len());
+                } else {
+                    found.hold(start, pattern.firm(there.len()));
                 }
             }
-            from = at + 1;
-        }
+        });
         // Beginnings too short to have been found by their print.
         for pattern in &self.list {
             let short = (pattern.at + PRINT - 1).min(bytes.len());
@@ -240,6 +250,29 @@ impl Patterns {
                     break;
                 }
             }
+        }
+    }
+
+    /// Where the prints lie.
+    fn printed(&self, bytes: &[u8], mut act: impl FnMut(&Pattern, usize)) {
+        if bytes.len() < LONG && self.prints.get().is_none() {
+            for pattern in &self.list {
+                let finder = memmem::Finder::new(pattern.print());
+                let mut from = 0;
+                while let Some(at) = finder.find(&bytes[from..]) {
+                    act(pattern, from + at);
+                    from += at + 1;
+                }
+            }
+            return;
+        }
+        let Some(prints) = self.prints.get_or_init(|| Prints::new(&self.list)) else { return };
+        let mut from = 0;
+        while let Some(at) = prints.next(bytes, from) {
+            for pattern in self.list.iter().filter(|pattern| pattern.print() == &bytes[at..at + PRINT]) {
+                act(pattern, at);
+            }
+            from = at + 1;
         }
     }
 

@@ -1,10 +1,12 @@
 //! Bodies as they stream through: nothing is kept of them but what the scrubber holds back.
 
+mod watch;
+
 use std::{
     error::Error as StdError,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -16,7 +18,14 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::{call::Call, headers, inject::Injected, scrub::Scrubber, settings::Reach, upstream::Interrupted};
+pub(super) use self::watch::Watchers;
+use super::{
+    call::Call,
+    headers,
+    scrub::{Patterns, Scrubber},
+    settings::Reach,
+    upstream::Interrupted,
+};
 use crate::listen::STALLED;
 
 type Broken = Box<dyn StdError + Send + Sync>;
@@ -29,7 +38,7 @@ struct Cut(&'static str);
 /// What scrubs an answer.
 struct Scrubbing {
     scrubber: Option<Scrubber>,
-    secrets: Injected,
+    secrets: Arc<Patterns>,
 }
 
 /// Who is waited for, and since when.
@@ -70,62 +79,45 @@ struct Streaming {
     pace: Pace,
     /// Why it was cut off, until that is said.
     cut: Option<&'static str>,
-}
-
-/// The body of an answer on its way to the agent. What ends it from outside does not wait for an agent that reads: room on the
-/// connection to the destination would be taken for as long as that one likes.
-pub(super) struct Answer {
-    streaming: Arc<Mutex<Streaming>>,
     watch: Option<AbortHandle>,
 }
 
+/// The body of an answer on its way to the agent.
+pub(super) struct Answer(Arc<Mutex<Streaming>>);
+
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = lock(&self.0).watch.take() {
             watch.abort();
         }
     }
 }
 
 impl Answer {
-    pub(super) fn new(body: Incoming, call: Call, secrets: Option<Injected>, idle: Duration) -> Self {
-        let ended = (!body.is_end_stream()).then(|| call.ended());
-        let scrubbing = secrets.map(|secrets| Scrubbing { scrubber: Some(scrubber(&secrets)), secrets });
-        let mut streaming =
-            Streaming { parts: Some((body, call)), scrubbing, trailers: None, pace: Pace::new(), cut: None };
-        if ended.is_none() {
+    /// Of a destination that may idle for so long, scrubbed of `secrets` where there are any.
+    pub(super) fn new(
+        body: Incoming,
+        call: Call,
+        secrets: Option<Arc<Patterns>>,
+        (watchers, idle): (&Watchers, Duration),
+    ) -> Self {
+        let over = body.is_end_stream();
+        let scrubbing = secrets.map(|secrets| Scrubbing { scrubber: Some(Scrubber::new(&secrets)), secrets });
+        let (parts, pace) = (Some((body, call)), Pace::new());
+        let mut streaming = Streaming { parts, scrubbing, trailers: None, pace, cut: None, watch: None };
+        if over {
             streaming.over("done");
         }
         let streaming = Arc::new(Mutex::new(streaming));
-        let watch = ended.map(|ended| tokio::spawn(watch(Arc::downgrade(&streaming), ended, idle)).abort_handle());
-        Self { streaming, watch }
+        if !over {
+            watchers.add(&streaming, idle);
+        }
+        Self(streaming)
     }
 }
 
 fn lock(streaming: &Mutex<Streaming>) -> MutexGuard<'_, Streaming> {
     streaming.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Cuts an answer off whose session has ended, or that nobody reads or writes any more.
-async fn watch(streaming: Weak<Mutex<Streaming>>, ended: impl Future<Output = &'static str>, idle: Duration) {
-    let overdue = async {
-        while let Some((until, why)) = streaming.upgrade().map(|streaming| lock(&streaming).pace.due(idle)) {
-            let now = Instant::now();
-            if until <= now {
-                return why;
-            }
-            // It may be another's turn before that.
-            tokio::time::sleep_until(until.min(now + idle.min(STALLED))).await;
-        }
-        "given_up"
-    };
-    let why = tokio::select! {
-        why = ended => why,
-        why = overdue => why,
-    };
-    if let Some(streaming) = streaming.upgrade() {
-        lock(&streaming).cut(why);
-    }
 }
 
 impl Streaming {
@@ -172,7 +164,7 @@ impl Streaming {
         trailers.remove(header::SET_COOKIE);
         Some(Ok(Frame::trailers(match &self.scrubbing {
             None => trailers,
-            Some(Scrubbing { secrets, .. }) => headers::scrubbed(trailers.iter(), &slices(secrets)),
+            Some(Scrubbing { secrets, .. }) => headers::scrubbed(trailers.iter(), secrets),
         })))
     }
 
@@ -226,21 +218,12 @@ impl Streaming {
     }
 }
 
-fn scrubber(secrets: &Injected) -> Scrubber {
-    Scrubber::new(&slices(secrets))
-}
-
-/// Secrets as the scrubber takes them.
-pub(super) fn slices(secrets: &Injected) -> Vec<&[u8]> {
-    secrets.iter().map(|secret| secret.as_slice()).collect()
-}
-
 impl Body for Answer {
     type Data = Bytes;
     type Error = Broken;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let mut streaming = lock(&self.streaming);
+        let mut streaming = lock(&self.0);
         let polled = streaming.poll(cx);
         match &polled {
             Poll::Ready(_) => streaming.pace = Pace::new(),
@@ -250,12 +233,12 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        let streaming = lock(&self.streaming);
+        let streaming = lock(&self.0);
         streaming.parts.is_none() && streaming.cut.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &*lock(&self.streaming) {
+        match &*lock(&self.0) {
             // What the scrubber holds back is still to come.
             Streaming { parts: Some((body, _)), scrubbing: None, .. } => body.size_hint(),
             Streaming { parts: None, cut: None, .. } => SizeHint::with_exact(0),
