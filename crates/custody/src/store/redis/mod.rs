@@ -15,6 +15,7 @@
 
 mod address;
 mod audit;
+mod changes;
 mod cluster;
 mod durable;
 mod error;
@@ -34,11 +35,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use async_trait::async_trait;
+use tokio::sync::RwLock;
 
 pub use self::{
     address::RedisAddress,
@@ -53,7 +55,7 @@ use self::{
     scan::{Leftovers, Part, Walk},
 };
 use super::{
-    CollectionId, Page, Partition, RecordKey, RecordStore, ScanCursor, StoreError, StoredRecord, Swap, Swapped,
+    CollectionId, Page, Partition, RecordKey, RecordStore, ScanCursor, StoreError, StoredRecord, Swap, Swapped, Writes,
     check_limit,
 };
 use crate::layout::place::Layout;
@@ -74,6 +76,9 @@ struct Inner {
     link: Link,
     places: HashMap<CollectionId, Place>,
     leftovers: Leftovers,
+    /// Calls of `swap`, less the swaps that they did: what turns the server's count of changes into one of calls. Held shared during
+    /// a call, so that whoever asks the server comes between two.
+    own: RwLock<AtomicU64>,
     /// The largest record of late, for guessing how many fit a page.
     largest: AtomicUsize,
 }
@@ -87,7 +92,8 @@ impl RedisStore {
         let places = layouts.iter().map(|(id, layout)| Ok((id.clone(), Place::of(layout)?)));
         let places = places.collect::<Result<_, StoreError>>()?;
         let link = Link::connect(address).await?;
-        let inner = Inner { link, places, leftovers: Leftovers::default(), largest: AtomicUsize::new(LARGE) };
+        let (leftovers, own, largest) = (Leftovers::default(), RwLock::default(), AtomicUsize::new(LARGE));
+        let inner = Inner { link, places, leftovers, own, largest };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -137,6 +143,14 @@ impl RecordStore for RedisStore {
         self.inner.link.topology().await
     }
 
+    async fn writes(&self, collection: &CollectionId) -> Result<Option<Writes>, StoreError> {
+        self.place(collection)?;
+        let own = self.inner.own.write().await;
+        let changes = changes::count(&self.inner.link).await?;
+        Ok(changes
+            .map(|Writes { since, count }| Writes { since, count: count.wrapping_add(own.load(Ordering::Relaxed)) }))
+    }
+
     async fn scan(
         &self,
         collection: &CollectionId,
@@ -152,7 +166,7 @@ impl RecordStore for RedisStore {
         let mut walk = Walk::resume(after, &self.inner.leftovers)?;
         walk.fill(link, part, &place.pattern, limit).await?;
         let (mut records, mut odd, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while records.len() < limit && bytes < PAGE_BYTES {
+        while records.len() < scan::enough(limit) && bytes < PAGE_BYTES {
             let (from, keys): (Vec<_>, Vec<_>) =
                 walk.take(self.chunk(bytes, limit - records.len())).into_iter().unzip();
             if keys.is_empty() {
@@ -198,6 +212,11 @@ impl RecordStore for RedisStore {
     }
 
     async fn swap(&self, collection: &CollectionId, batch: Vec<Swap>) -> Result<Vec<Swapped>, StoreError> {
-        self.place(collection)?.swap(&self.inner.link, &batch).await
+        let place = self.place(collection)?;
+        let own = self.inner.own.read().await;
+        let swapped = place.swap(&self.inner.link, &batch).await?;
+        let done = swapped.iter().filter(|swapped| **swapped == Swapped::Done).count() as u64;
+        own.fetch_add(u64::from(!batch.is_empty()).wrapping_sub(done), Ordering::Relaxed);
+        Ok(swapped)
     }
 }
