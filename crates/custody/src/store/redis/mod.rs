@@ -10,6 +10,9 @@
 //! +eval +config|get`, by its scripts `+time +xadd +xinfo +xrange +xrevrange +hget +hset +zadd +zrem +zrangebyscore`, itself `+xrange +xrevrange +zrange
 //! +hget`, for retention `+xdel`, and the keys `{keyfold-audit}:*`.
 //!
+//! A job that finds by a single server's own count of changes that nobody else wrote ends with that pass. Whatever else writes there, to any
+//! key of any database, costs it another one; so do a cluster, a server before 7.0 and one that saved meanwhile.
+//!
 //! Not promised: that plaintext in the driver's buffers is wiped; that a swap is told as done where its slot was moving and the connection broke off at that very
 //! moment: it may then be told as changed by somebody else, and the job looks again.
 
