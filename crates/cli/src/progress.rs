@@ -1,7 +1,8 @@
 //! How far a long job is: a bar where somebody watches, JSON lines where a program does, else nothing.
 //!
 //! All of it goes to stderr. With `--json` there is a line at the start, at the end, and at most one a second between:
-//! `{"progress":{"title":…,"done":…,"total":…,"per_second":…,"note":…,"finished":…}}`.
+//! `{"progress":{"title":…,"done":…,"total":…,"per_second":…,"seconds_left":…,"note":…,"finished":…}}`. `total` and `seconds_left`
+//! are `null` while they are unknown; what is left is what this pass has before it, as fast as it went so far.
 
 use std::{
     io::IsTerminal,
@@ -92,8 +93,10 @@ impl Progress {
         if let Shown::Lines { title, total, started, .. } = &self.0 {
             let seconds = started.elapsed().as_secs_f64();
             let rate = if seconds > 0.0 { (done as f64 / seconds).round() } else { 0.0 };
+            let left = if finished { Some(0) } else { seconds_left(done, *total, seconds) };
             let progress = json!({
-                "title": title, "done": done, "total": total, "per_second": rate, "note": note, "finished": finished,
+                "title": title, "done": done, "total": total, "per_second": rate, "seconds_left": left, "note": note,
+                "finished": finished,
             });
             output::say(&format!("{}\n", json!({ "progress": progress })));
         }
@@ -108,6 +111,13 @@ impl Drop for Progress {
     }
 }
 
+/// How long the rest takes, as fast as it went so far, in whole seconds. A total that turns out to be too low tells nothing.
+fn seconds_left(done: u64, total: Option<u64>, seconds: f64) -> Option<u64> {
+    let left = total?.checked_sub(done)?;
+    let each = (done > 0).then(|| seconds / done as f64)?;
+    Some((left as f64 * each).ceil() as u64)
+}
+
 const BOUNDED: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {per_sec}, {eta} left  {wide_msg}";
 const UNBOUNDED: &str = "{prefix} {spinner} {human_pos} {per_sec}, {elapsed}  {wide_msg}";
 
@@ -120,6 +130,16 @@ fn style(bounded: bool) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_known_once_something_is_done_of_a_known_total() {
+        assert_eq!(seconds_left(0, Some(100), 3.0), None);
+        assert_eq!(seconds_left(50, None, 3.0), None);
+        assert_eq!(seconds_left(30, Some(100), 3.0), Some(7));
+        assert_eq!(seconds_left(33, Some(100), 3.0), Some(7), "six and a bit");
+        assert_eq!(seconds_left(100, Some(100), 3.0), Some(0));
+        assert_eq!(seconds_left(120, Some(100), 3.0), None);
+    }
 
     #[test]
     fn both_templates_are_ones_that_the_library_reads() {

@@ -12,7 +12,7 @@ mod common;
 mod servers;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     os::unix::process::ExitStatusExt as _,
     sync::atomic::{AtomicBool, Ordering},
@@ -23,6 +23,7 @@ use common::{
     batches::batches,
     deployment::{Dice, scaled},
     folder::Data,
+    place::{Place, sum},
 };
 use serde_json::{Value, json};
 use servers::firestore::{Firestore, Owner};
@@ -148,6 +149,124 @@ fn nested_secrets_in_ten_lines_of_configuration_are_migrated_and_rotated() {
     opens(&owner, &data, COUNT);
     emulator.kill();
     data.call("rotate").run().fails(5, &["Firestore test-project/(default)"]);
+}
+
+/// As odd as ids can be: slashes alone are not allowed, nor the names of the folder and its parent.
+fn hostile_ids() -> Vec<String> {
+    let odd = [
+        " ",
+        "it's",
+        "quo\"te",
+        "back\\slash",
+        "`tick`",
+        "100%",
+        "%2F",
+        "a*[b]?{c}",
+        "a:b#c",
+        "...",
+        "__x",
+        "new\r\nline",
+        "\t",
+        "e\u{301}",
+        "🔑",
+        "\u{202e}evil",
+        "\u{feff}",
+        "'; drop table users; --",
+    ];
+    odd.iter().map(|id| (*id).to_owned()).chain(["x".repeat(1500), "🔑".repeat(375)]).collect()
+}
+
+/// The documents of a store of which much does not open.
+struct Wrecked {
+    /// Sealed under a key that nobody here holds.
+    unknown: Vec<String>,
+    /// One whose envelope lost its end.
+    damaged: String,
+    /// Sealed under the folder's key, each with the secrets of the document of that number.
+    fine: BTreeMap<String, usize>,
+}
+
+impl Wrecked {
+    fn make(owner: &Owner, data: &Data, stranger: &Data) -> Self {
+        const COUNT: usize = 24;
+        let put = |path: &str, n: usize| wait(owner.put(path, &document(n)));
+        let unknown: Vec<String> = (1..COUNT).step_by(2).map(path).collect();
+        unknown.iter().for_each(|path| put(path, 1));
+        stranger.call("migrate --quiet").run().text();
+        let odd = hostile_ids().into_iter().map(|id| (format!("users/user 1/agents/{id}"), 1));
+        let fine: BTreeMap<_, _> = (2..COUNT).step_by(2).map(|n| (path(n), n)).chain(odd).collect();
+        fine.iter().for_each(|(path, n)| put(path, *n));
+        put(&path(0), 0);
+        assert_eq!(data.call("migrate").run().code, 1, "half of it is sealed under a key that is missing");
+        let mut document = read(owner, 0);
+        let sealed = document.pointer_mut(SECRETS[0]).unwrap();
+        *sealed = sealed.as_str().map(|text| &text[..text.len() - 9]).into();
+        wait(owner.put(&path(0), &document));
+        Self { unknown, damaged: path(0), fine }
+    }
+
+    /// What every document holds, by its path.
+    fn all(&self, owner: &Owner) -> BTreeMap<String, Value> {
+        wait(async {
+            let mut held = BTreeMap::new();
+            for path in self.unknown.iter().chain([&self.damaged]).chain(self.fine.keys()) {
+                held.insert(path.clone(), owner.get(path).await.unwrap().0);
+            }
+            held
+        })
+    }
+}
+
+/// Runs a job: its exit code, how many records it changed, and the code and the record of what it left.
+fn told(data: &Data, arguments: &str) -> (i32, u64, BTreeSet<(String, String)>) {
+    let (code, summaries) = Place::told(data.call(arguments));
+    let left = summaries[0]["quarantined"].as_array().unwrap().iter().map(|value| {
+        assert!(!value["reason"].as_str().unwrap().is_empty() && !value["hint"].as_str().unwrap().is_empty());
+        (value["code"].as_str().unwrap().to_owned(), value["record"].as_str().unwrap().to_owned())
+    });
+    (code, sum(&summaries, "changed"), left.collect())
+}
+
+#[test]
+fn p01_in_firestore_what_does_not_open_is_named_and_left_and_the_rest_moves_whatever_its_name() {
+    let Some((emulator, owner, data)) = start(0) else { return };
+    let another = || Data::new(&configuration(&emulator));
+    let wrecked = Wrecked::make(&owner, &data, &another());
+    let before = wrecked.all(&owner);
+
+    let (code, _, lost) = told(&data, "verify");
+    assert_eq!((code, lost.len()), (1, wrecked.unknown.len() + 1), "{lost:?}");
+    assert_eq!(lost.iter().filter(|(code, _)| code == "unknown_key").count(), wrecked.unknown.len(), "{lost:?}");
+    assert_eq!(lost.iter().filter(|(code, _)| code == "malformed").count(), 1, "{lost:?}");
+
+    // With a key that opens nothing of it, everything is named and nothing is changed.
+    let (code, changed, left) = told(&another(), "rotate");
+    let records: BTreeSet<_> = left.iter().map(|(_, record)| record).collect();
+    assert_eq!((code, changed, records.len()), (1, 0, before.len()), "{left:?}");
+    assert!(wrecked.all(&owner) == before, "something was changed without its key");
+
+    let new = data.call("keys create --json").run().json()["kid"].as_str().unwrap().to_owned();
+    data.call("keys promote --quiet").arg(&new).run().text();
+    let fine = wrecked.fine.len() as u64;
+    assert_eq!(told(&data, "rotate --dry-run"), (1, fine, lost.clone()));
+    assert!(wrecked.all(&owner) == before, "a dry run changed something");
+    assert_eq!(told(&data, "rotate"), (1, fine, lost.clone()));
+    let after = wrecked.all(&owner);
+    for (path, now) in &after {
+        assert_eq!(*now != before[path], wrecked.fine.contains_key(path), "{path}");
+        assert_eq!(rest(now.clone()), rest(before[path].clone()), "{path}");
+    }
+    assert_eq!(told(&data, "rotate"), (1, 0, lost.clone()), "a rerun finds nothing to do");
+    assert!(wrecked.all(&owner) == after, "a rerun changed something");
+    // What moved opens to what it was.
+    assert_eq!(told(&data, "migrate --to v1"), (1, fine, lost));
+    let moved = wrecked.all(&owner);
+    for (path, n) in &wrecked.fine {
+        for (sealed, plain) in secrets(&moved[path]).iter().zip(plaintexts(*n)) {
+            assert_eq!(data.call("open").stdin(sealed).run().text(), plain, "{path}");
+        }
+    }
+    assert_eq!(data.call("audit verify").run().code, 0);
 }
 
 /// Changes whole documents of every fourth one, with whatever sealed values they hold, as their owner does; gives the versions.

@@ -129,6 +129,12 @@ fn stopped(place: &Place) {
     let progress: Vec<Value> = lines.map(|line| line["progress"].clone()).filter(Value::is_object).collect();
     let going = progress.iter().any(|now| now["done"].as_u64() > Some(0) && now["per_second"].as_f64() > Some(0.0));
     assert!(going && progress.iter().all(|now| now["title"].is_string()), "{said}");
+    for now in progress.iter().filter(|now| now["finished"] == false) {
+        // PostgreSQL's estimate may be too low, and then nobody knows what is left.
+        let left = now["total"].as_u64().and_then(|total| total.checked_sub(now["done"].as_u64().unwrap()));
+        let known = left.filter(|_| now["done"] != 0).map(|left| left > 0);
+        assert_eq!(now["seconds_left"].as_u64().map(|left| left > 0), known, "{said}");
+    }
     let first: Vec<Value> =
         serde_json::Deserializer::from_slice(&ended.stdout).into_iter().map(Result::unwrap).collect();
     let first = sum(&first, "changed");

@@ -1,12 +1,13 @@
 //! Whole jobs, as the command line runs them: scan, open, seal, verify, swap, audit, cursors.
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use keyfold_core::{
     clock::{Clock, UnixTime},
     envelope::{Format, redis_sre_v1},
     id::WriterId,
     keyring::{Entry, KeyMaterial, Keyring, Origin, Purpose, State},
+    rewrap::How,
     rng::{self, SystemRandom},
     root::RootKey,
     secret::Key32,
@@ -28,7 +29,7 @@ use keyfold_custody::{
 };
 use redis::{Pipeline, aio::MultiplexedConnection};
 
-use crate::{BATCH, bare_read, bare_swap, timed};
+use crate::{BATCH, bare_read, bare_swap, rounds, table::Table};
 
 const NOW: UnixTime = UnixTime(1_800_000_000);
 
@@ -52,17 +53,36 @@ pub(crate) async fn run(address: &str, connection: &MultiplexedConnection, made:
     // The most so far is forgotten: what counts are the jobs, and what the bare loops hold is said beside it.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = memory("VmRSS:");
-    let bare = timed("bare HGET, sealed values", keys.len(), None, bare_read(connection, keys)).await;
-    let job = Job::new(Kind::Verify);
-    timed("verify", keys.len(), Some(bare), ended(folder.path(), address, [1, 1], job)).await;
-    let bare =
-        timed("bare HGET and compare-and-set", keys.len(), None, bare_swap(connection, keys, str::to_owned)).await;
-    let job = Job::new(Kind::Rotate);
-    timed("rotate, rewrapping", keys.len(), Some(bare), ended(folder.path(), address, [2, 1], job.clone())).await;
-    let reseal = Job { how: keyfold_core::rewrap::How::Reseal, ..job };
-    timed("rotate, resealing", keys.len(), Some(bare), ended(folder.path(), address, [3, 2], reseal)).await;
+    let mut table = Table::of(keys.len());
+    let ended = async |[new, old]: [u8; 2], job: Job| ended(folder.path(), address, [new, old], job).await;
+    let rewrap = || Job::new(Kind::Rotate);
+    let reseal = || Job { how: How::Reseal, ..rewrap() };
+    let mut key = 1;
+    for _ in 0..rounds() {
+        // Reading is soon over, so that a moment weighs more.
+        for _ in 0..3 {
+            let bare = table.timed("bare HGET, sealed values", None, bare_read(connection, keys)).await;
+            table.timed("verify", Some(bare), ended([key, key], Job::new(Kind::Verify))).await;
+        }
+        let bare = table.timed("bare HGET and compare-and-set", None, bare_swap(connection, keys, str::to_owned)).await;
+        table.timed("rotate, rewrapping", Some(bare), ended([key + 1, key], rewrap())).await;
+        table.timed("rotate, resealing", Some(bare), ended([key + 2, key + 1], reseal())).await;
+        let writing = tokio::spawn(write_elsewhere(connection.clone()));
+        table.timed("rotate, rewrapping, others write", Some(bare), ended([key + 3, key + 2], rewrap())).await;
+        writing.abort();
+        key += 3;
+    }
+    table.print();
     println!("memory: {} MiB at most, of them {} MiB before the jobs", memory("VmHWM:"), before);
-    python(address, keys, 3).await;
+    python(address, keys, key).await;
+}
+
+/// A client that has nothing to do with the records.
+async fn write_elsewhere(mut connection: MultiplexedConnection) {
+    loop {
+        let () = redis::cmd("INCR").arg("elsewhere").query_async(&mut connection).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Two secrets of each record, really sealed under one data key each, as redis-sre-agent does it.

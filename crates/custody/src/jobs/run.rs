@@ -17,7 +17,10 @@ use keyfold_core::{
     mac,
     rewrap::How,
 };
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, Notify, RwLock},
+    time::timeout,
+};
 
 use super::{
     Job, Summary,
@@ -31,7 +34,7 @@ use crate::{
     collection::Collection,
     custody::Custody,
     error::CustodyError,
-    store::{Partition, RecordStore, ScanCursor},
+    store::{Partition, RecordStore, ScanCursor, Writes},
 };
 
 /// Partitions of a shared job that one process takes at once, so that others find some too.
@@ -103,6 +106,11 @@ pub(super) struct Run<'a> {
     pub(super) total: Option<u64>,
     /// Records that this process went through, for whoever watches.
     pub(super) seen: AtomicU64,
+    /// Batches that the store was given. Held shared while one is on its way, so that whoever holds it against the store's own count
+    /// comes between two.
+    pub(super) swaps: RwLock<AtomicU64>,
+    /// Tells the other workers that a partition is done.
+    finished: Notify,
     /// The generation of the keyring whose keys the store is noted to need.
     noted: AtomicU64,
 }
@@ -158,6 +166,8 @@ impl Custody {
             lies,
             total,
             seen: AtomicU64::new(0),
+            swaps: RwLock::default(),
+            finished: Notify::new(),
             noted: AtomicU64::new(noted),
         };
         if job.writes() {
@@ -276,7 +286,9 @@ impl Run<'_> {
             match share.next().await? {
                 Next::Done(summaries) => return Ok(Worked::Done(summaries)),
                 Next::Wait if self.observer.stopped() => return Ok(Worked::Stopped(mine)),
-                Next::Wait => tokio::time::sleep(LOOK).await,
+                Next::Wait => {
+                    let _elapsed = timeout(LOOK, self.finished.notified()).await;
+                }
                 Next::Work(_, lease) if self.observer.stopped() => {
                     given_back(*lease).await;
                     return Ok(Worked::Stopped(mine));
@@ -287,6 +299,7 @@ impl Run<'_> {
                         Ok((summary, false)) => {
                             mine.merge(summary.clone());
                             lease.into_inner().finish(summary).await?;
+                            self.finished.notify_one();
                         }
                         Ok((summary, true)) => {
                             given_back(lease.into_inner()).await;
@@ -315,11 +328,11 @@ impl Run<'_> {
             let from = lease.lock().await.cursor().cloned();
             // A pass that goes on where another process left off says nothing about what lies before.
             let whole = from.is_none();
-            let before = self.writes().await?;
-            let Passed { mut tally, stopped, swaps } = self.pass(pass, look, partition, (from, Some(lease))).await?;
+            let before = self.writes_of_others().await?;
+            let Passed { mut tally, stopped } = self.pass(pass, look, partition, (from, Some(lease))).await?;
             let overtaken = tally.overtaken > 0;
             // Where the store can say that nobody else wrote meanwhile, there is nothing that another pass could find.
-            let alone = before.is_some() && before.map(|before| before + swaps) == self.writes().await?;
+            let alone = before.is_some() && before == self.writes_of_others().await?;
             let quiet = whole && !overtaken && (tally.changed == 0 || alone);
             // Once everything was made new, what is left to find are values that writers stored under former keys. A record
             // that was overtaken may hold a whole document from before, old data keys and all: then everything again.
@@ -348,8 +361,12 @@ impl Run<'_> {
         })
     }
 
-    async fn writes(&self) -> Result<Option<u64>, CustodyError> {
-        Ok(self.store.writes(&self.collection.id).await?)
+    /// How often somebody else wrote to the store, where it counts that.
+    async fn writes_of_others(&self) -> Result<Option<Writes>, CustodyError> {
+        let own = self.swaps.write().await;
+        let writes = self.store.writes(&self.collection.id).await?;
+        let own = own.load(Ordering::Relaxed);
+        Ok(writes.map(|Writes { since, count }| Writes { since, count: count.wrapping_sub(own) }))
     }
 
     async fn pass(

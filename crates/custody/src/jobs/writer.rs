@@ -29,8 +29,6 @@ const CURSOR: Duration = Duration::from_secs(1);
 pub(super) struct Passed {
     pub(super) tally: Tally,
     pub(super) stopped: bool,
-    /// Batches that the store was given.
-    pub(super) swaps: u64,
 }
 
 /// A batch that may be written.
@@ -111,10 +109,8 @@ async fn write(
     let mut tally = Tally::default();
     let mut noted = Instant::now();
     let mut stopped = false;
-    let mut swaps = 0;
     while let Some(Announced { batch, event }) = announced.recv().await {
         let cursor = batch.cursor.clone();
-        swaps += u64::from(event.is_some());
         let done = match commit(run, batch, event).await {
             Ok(done) => done,
             Err(error) => {
@@ -139,7 +135,7 @@ async fn write(
             announced.close();
         }
     }
-    Ok(Passed { tally, stopped, swaps })
+    Ok(Passed { tally, stopped })
 }
 
 /// Says of batches whose intent is out that they were not written.
@@ -162,6 +158,8 @@ async fn commit(run: &Run<'_>, batch: Batch, event: Option<Event>) -> Result<Tal
     let records: Vec<_> = planned.swaps.iter().map(|swap| swap.key.clone()).collect();
     let swapped = async {
         custody.keys.confirm(&keyring).await?;
+        let given = run.swaps.read().await;
+        given.fetch_add(1, Ordering::Relaxed);
         Ok(run.store.swap(&run.collection.id, planned.swaps).await?)
     };
     let swapped = swapped.await;

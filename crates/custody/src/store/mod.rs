@@ -43,6 +43,15 @@ pub const MAX_OWN_KEY: usize = 512;
 /// The one cell of a record in our own layout.
 pub const DOC_CELL: &str = "doc";
 
+/// How often a store was written to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Writes {
+    /// What the count began with; two counts that began with something else say nothing about each other.
+    pub since: String,
+    /// How often since then. Wraps around.
+    pub count: u64,
+}
+
 /// Somebody's data. It is changed in place and never created or deleted.
 #[async_trait]
 pub trait RecordStore: Send + Sync {
@@ -73,7 +82,7 @@ pub trait RecordStore: Send + Sync {
     /// How often the store was written to: one more with every call of [`swap`](Self::swap) that was given something and
     /// succeeded, and at least one more with whatever else stored a record of this collection. A job that finds its own writes
     /// here and no others need not look for those of others. `None` where the store cannot say.
-    async fn writes(&self, collection: &CollectionId) -> Result<Option<u64>, StoreError> {
+    async fn writes(&self, collection: &CollectionId) -> Result<Option<Writes>, StoreError> {
         let _ = collection;
         Ok(None)
     }

@@ -13,7 +13,7 @@ use keyfold_custody::{
     audit_log::{AuditError, AuditSink, Durable, InsecureMemory},
     store::{
         ChangeMark, CollectionId, Doc, Expect, Inserted, KeyPage, NewRecord, OnExisting, OwnRecords, Page, Partition,
-        Put, RecordKey, RecordStore, ScanCursor, StoreError, StoredRecord, Swap, Swapped, SystemStore,
+        Put, RecordKey, RecordStore, ScanCursor, StoreError, StoredRecord, Swap, Swapped, SystemStore, Writes,
         sqlite::SqliteStore,
     },
 };
@@ -120,7 +120,7 @@ impl RecordStore for FusedStore {
         Ok(self.moves.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).unwrap().to_string())
     }
 
-    async fn writes(&self, collection: &CollectionId) -> Result<Option<u64>, StoreError> {
+    async fn writes(&self, collection: &CollectionId) -> Result<Option<Writes>, StoreError> {
         self.fuse.read::<StoreError>()?;
         self.inner.writes(collection).await
     }

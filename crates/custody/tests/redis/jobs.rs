@@ -129,3 +129,31 @@ async fn p03_a_server_restarted_during_a_job_costs_a_rerun_and_no_record() {
     assert!(broken > 0, "the job was faster than the restart");
     all_is_well(&process, &Raw::to(&redis).await, names()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p14_a_job_that_was_alone_looks_once_and_beside_any_other_writer_until_nothing_is_left() {
+    let Some(redis) = Redis::single(&[]) else { return };
+    let raw = Raw::to(&redis).await;
+    let names = || (0..400).map(|n| n.to_string());
+    seed(&raw, names()).await;
+    let folder = common::folder();
+    let process = process(folder.path(), &redis).await;
+    // In the second in which a server started it cannot be said to have been alone.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let alone = done(&process, &slowly()).await.unwrap();
+    assert_eq!((alone.changed, alone.passes), (400, 1));
+    all_is_well(&process, &raw, names()).await;
+
+    seed(&raw, names()).await;
+    let writer = raw.clone();
+    let writing = tokio::spawn(async move {
+        loop {
+            writer.run(&[b"INCR", b"elsewhere"]).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let beside = done(&process, &slowly()).await.unwrap();
+    writing.abort();
+    assert_eq!((beside.changed, beside.passes), (400, 2));
+    all_is_well(&process, &raw, names()).await;
+}

@@ -1,10 +1,10 @@
 //! What a scan finds and what a swap leaves as it is.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use keyfold_core::error::Hint as _;
 use keyfold_custody::store::{
-    CellValue, RecordStore as _, StoreError, Swap, Swapped,
+    CellValue, RecordStore as _, StoreError, Swap, Swapped, Writes,
     conformance::{self, Bench},
     redis::{RedisAddress, RedisStore},
 };
@@ -223,4 +223,44 @@ async fn a_user_that_may_not_ask_or_say_when_a_field_ends_changes_nothing() {
         let asked = command(&[b"HPEXPIRETIME", b"app:1", b"FIELDS", b"1", b"data"]);
         assert_eq!(raw.ask::<Vec<i64>>(&asked).await, [4_000_000_000_000]);
     }
+}
+
+/// What a store says of the server's count, once the second in which that was started or saved is over.
+async fn counted(store: &RedisStore) -> Writes {
+    loop {
+        if let Some(writes) = store.writes(&id("app")).await.unwrap() {
+            return writes;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn p14_what_others_write_is_told_from_a_stores_own_swaps_until_the_server_saves() {
+    for redis in [Redis::single(&[]), Redis::newer()].into_iter().flatten() {
+        told_apart(&redis).await;
+    }
+}
+
+async fn told_apart(redis: &Redis) {
+    let raw = Raw::to(redis).await;
+    for n in 0..40 {
+        raw.run(&[b"HSET", format!("app:{n}").as_bytes(), b"data", b"{}"]).await;
+    }
+    let store = connect(redis, [(id("app"), Kind::HashJson.layout("app:*"))].into()).await.unwrap();
+    let before = counted(&store).await;
+    let swaps = async |new: &str| {
+        let read = scan_all(&store, &id("app"), 100).await.records;
+        read.into_iter().map(|record| swap_for(record, new)).collect::<Vec<_>>()
+    };
+    let late = swaps("late").await.split_off(37);
+    assert_eq!(store.swap(&id("app"), swaps("new").await).await.unwrap(), [DONE; 40]);
+    assert_eq!(counted(&store).await.count, before.count + 1, "a call is one, whatever it changes");
+    assert_eq!(store.swap(&id("app"), late).await.unwrap(), [Swapped::Changed; 3]);
+    let own = counted(&store).await;
+    assert_eq!((own.count, &own.since), (before.count + 2, &before.since));
+    raw.run(&[b"HSET", b"app:7", b"data", b"theirs"]).await;
+    assert_eq!(counted(&store).await.count, own.count + 1);
+    raw.run(&[b"SAVE"]).await;
+    assert_ne!(counted(&store).await.since, own.since);
 }

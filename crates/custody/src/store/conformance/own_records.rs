@@ -26,7 +26,10 @@ pub async fn where_writes_are_counted_a_swap_is_one_and_nothing_goes_uncounted(s
     let Some(mut before) = writes().await else { return };
     let mut grown = async |least: u64, most: u64| {
         let now = writes().await.unwrap();
-        assert!((least..=most).contains(&(now - before)), "{before} became {now}");
+        assert!(
+            now.since == before.since && (least..=most).contains(&(now.count - before.count)),
+            "{before:?} became {now:?}"
+        );
         before = now;
     };
     for (batch, done) in [

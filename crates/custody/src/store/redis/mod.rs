@@ -10,11 +10,15 @@
 //! +eval +config|get`, by its scripts `+time +xadd +xinfo +xrange +xrevrange +hget +hset +zadd +zrem +zrangebyscore`, itself `+xrange +xrevrange +zrange
 //! +hget`, for retention `+xdel`, and the keys `{keyfold-audit}:*`.
 //!
+//! A job that finds by a single server's own count of changes that nobody else wrote ends with that pass. Whatever else writes there, to any
+//! key of any database, costs it another one; so do a cluster, a server before 7.0 and one that saved meanwhile.
+//!
 //! Not promised: that plaintext in the driver's buffers is wiped; that a swap is told as done where its slot was moving and the connection broke off at that very
 //! moment: it may then be told as changed by somebody else, and the job looks again.
 
 mod address;
 mod audit;
+mod changes;
 mod cluster;
 mod durable;
 mod error;
@@ -34,11 +38,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use async_trait::async_trait;
+use tokio::sync::RwLock;
 
 pub use self::{
     address::RedisAddress,
@@ -53,7 +58,7 @@ use self::{
     scan::{Leftovers, Part, Walk},
 };
 use super::{
-    CollectionId, Page, Partition, RecordKey, RecordStore, ScanCursor, StoreError, StoredRecord, Swap, Swapped,
+    CollectionId, Page, Partition, RecordKey, RecordStore, ScanCursor, StoreError, StoredRecord, Swap, Swapped, Writes,
     check_limit,
 };
 use crate::layout::place::Layout;
@@ -74,6 +79,9 @@ struct Inner {
     link: Link,
     places: HashMap<CollectionId, Place>,
     leftovers: Leftovers,
+    /// Calls of `swap`, less the swaps that they did: what turns the server's count of changes into one of calls. Held shared during
+    /// a call, so that whoever asks the server comes between two.
+    own: RwLock<AtomicU64>,
     /// The largest record of late, for guessing how many fit a page.
     largest: AtomicUsize,
 }
@@ -87,7 +95,8 @@ impl RedisStore {
         let places = layouts.iter().map(|(id, layout)| Ok((id.clone(), Place::of(layout)?)));
         let places = places.collect::<Result<_, StoreError>>()?;
         let link = Link::connect(address).await?;
-        let inner = Inner { link, places, leftovers: Leftovers::default(), largest: AtomicUsize::new(LARGE) };
+        let (leftovers, own, largest) = (Leftovers::default(), RwLock::default(), AtomicUsize::new(LARGE));
+        let inner = Inner { link, places, leftovers, own, largest };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -137,6 +146,14 @@ impl RecordStore for RedisStore {
         self.inner.link.topology().await
     }
 
+    async fn writes(&self, collection: &CollectionId) -> Result<Option<Writes>, StoreError> {
+        self.place(collection)?;
+        let own = self.inner.own.write().await;
+        let changes = changes::count(&self.inner.link).await?;
+        Ok(changes
+            .map(|Writes { since, count }| Writes { since, count: count.wrapping_add(own.load(Ordering::Relaxed)) }))
+    }
+
     async fn scan(
         &self,
         collection: &CollectionId,
@@ -152,7 +169,7 @@ impl RecordStore for RedisStore {
         let mut walk = Walk::resume(after, &self.inner.leftovers)?;
         walk.fill(link, part, &place.pattern, limit).await?;
         let (mut records, mut odd, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while records.len() < limit && bytes < PAGE_BYTES {
+        while records.len() < scan::enough(limit) && bytes < PAGE_BYTES {
             let (from, keys): (Vec<_>, Vec<_>) =
                 walk.take(self.chunk(bytes, limit - records.len())).into_iter().unzip();
             if keys.is_empty() {
@@ -198,6 +215,11 @@ impl RecordStore for RedisStore {
     }
 
     async fn swap(&self, collection: &CollectionId, batch: Vec<Swap>) -> Result<Vec<Swapped>, StoreError> {
-        self.place(collection)?.swap(&self.inner.link, &batch).await
+        let place = self.place(collection)?;
+        let own = self.inner.own.read().await;
+        let swapped = place.swap(&self.inner.link, &batch).await?;
+        let done = swapped.iter().filter(|swapped| **swapped == Swapped::Done).count() as u64;
+        own.fetch_add(u64::from(!batch.is_empty()).wrapping_sub(done), Ordering::Relaxed);
+        Ok(swapped)
     }
 }

@@ -102,6 +102,12 @@ impl Leftovers {
     }
 }
 
+/// How many keys make a page of at most `wanted`. For the last few nobody asks again: an answer brings about as many keys as a page
+/// takes, so every other page would wait for one more of them, and everything with it.
+pub(super) fn enough(wanted: usize) -> usize {
+    wanted.div_ceil(2)
+}
+
 impl Walk {
     fn at(position: Position) -> Self {
         Self { keys: VecDeque::new(), then: Some(position), since: Instant::now() }
@@ -128,7 +134,7 @@ impl Walk {
         Ok(Some(ScanCursor::new(format!("{server} {run} {cursor} {token}"))?))
     }
 
-    /// Asks until there are `wanted` keys, nothing is left, or it took too long.
+    /// Asks until there is enough for a page of `wanted` keys, nothing is left, or it took too long.
     pub(super) async fn fill(
         &mut self,
         link: &Link,
@@ -137,7 +143,7 @@ impl Walk {
         wanted: usize,
     ) -> Result<(), StoreError> {
         for _ in 0..ROUNDS {
-            if self.keys.len() >= wanted || self.then.is_none() {
+            if self.keys.len() >= enough(wanted) || self.then.is_none() {
                 break;
             }
             self.more(link, part, pattern, wanted).await?;

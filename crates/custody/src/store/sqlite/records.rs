@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{SqliteStore, unsigned};
 use crate::store::{
     Cell, CellValue, CollectionId, DOC_CELL, OwnRecords as _, Page, Partition, RecordKey, RecordStore, ScanCursor,
-    StoreError, StoredRecord, Swap, Swapped, check_doc, check_limit, not_text,
+    StoreError, StoredRecord, Swap, Swapped, Writes, check_doc, check_limit, not_text,
 };
 
 /// Rows to a statement. More gain nothing: the cost of binding and of SQLite's own list of them grows.
@@ -62,12 +62,12 @@ impl RecordStore for SqliteStore {
         self.count(collection).await.map(Some)
     }
 
-    async fn writes(&self, _: &CollectionId) -> Result<Option<u64>, StoreError> {
+    async fn writes(&self, _: &CollectionId) -> Result<Option<Writes>, StoreError> {
         let count: i64 = sqlx::query_scalar("SELECT value FROM counters WHERE name = 'records'")
             .fetch_one(self.readers()?)
             .await
             .map_err(|e| self.error(e))?;
-        Ok(Some(unsigned(count)))
+        Ok(Some(Writes { since: String::new(), count: unsigned(count) }))
     }
 
     async fn scan(
