@@ -38,7 +38,32 @@ impl Given {
         Err(Failure::type_error(format!("str or bytes is needed, not {}", type_name(object))))
     }
 
+    pub(crate) fn value(&self) -> Value<'_> {
+        match self {
+            Self::Text(text) => Value::Text(text),
+            Self::Bytes(bytes) => Value::Bytes(bytes),
+        }
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.value().as_bytes()
+    }
+
+    /// As what a store holds, which is text.
+    pub(crate) fn as_stored(&self) -> Result<&str, Failure> {
+        self.value().as_stored()
+    }
+}
+
+/// What is in a `str` or `bytes`.
+#[derive(Clone, Copy)]
+pub(crate) enum Value<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Value<'a> {
+    pub(crate) fn as_bytes(self) -> &'a [u8] {
         match self {
             Self::Text(text) => text.as_bytes(),
             Self::Bytes(bytes) => bytes,
@@ -46,7 +71,7 @@ impl Given {
     }
 
     /// As what a store holds, which is text.
-    pub(crate) fn as_stored(&self) -> Result<&str, Failure> {
+    pub(crate) fn as_stored(self) -> Result<&'a str, Failure> {
         match self {
             Self::Text(text) => Ok(text),
             Self::Bytes(bytes) => std::str::from_utf8(bytes).map_err(|_| {

@@ -1,15 +1,6 @@
-//! `seal_many` and `open_many`: lists, without the GIL, on as many threads as are worth it.
-//!
-//! The threads live for one call. A pool would be faster to start and would not survive `fork()`.
+//! `seal_many` and `open_many`.
 
-use std::{
-    num::NonZero,
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::sync::Arc;
 
 use keyfold_core::{
     context::ContextDigest,
@@ -20,23 +11,18 @@ use keyfold_core::{
 };
 use pyo3::{
     prelude::*,
-    types::{PyList, PyMapping, PyString},
+    types::{PyList, PyMapping},
 };
 
 use crate::{
-    arguments::{Given, How, Place, Text},
+    arguments::{How, Place, Text},
     clock, environment,
     failure::Failure,
+    items::Items,
     keyring::Chosen,
-    operations::{place, sealing, shown},
-    unlocked::unlocked,
+    operations::{place, sealing},
+    shares::{Shown, each},
 };
-
-/// Fewer items than this take less time than starting a thread for them.
-const WORTH_A_THREAD: usize = 128;
-const MOST_THREADS: usize = 16;
-/// What a thread takes at a time.
-const SHARE: usize = 32;
 
 /// One context for all items, or one for each.
 enum Places {
@@ -76,13 +62,13 @@ struct Keyrings {
 type Found = Result<Arc<keyring::Keyring>, (Code, String, Option<String>)>;
 
 impl Keyrings {
-    fn of(keyring: Chosen<'_, '_>, items: &[Result<Given, Failure>]) -> Result<Self, Failure> {
+    fn of(keyring: Chosen<'_, '_>, items: &Items) -> Result<Self, Failure> {
         if let Some(given) = keyring {
             let given = &given.get().0;
             return Ok(Self { fernet: Some(Ok(Arc::clone(given))), other: Some(Ok(Arc::clone(given))) });
         }
         let needed = |purpose: Purpose| {
-            let mut stored = items.iter().flatten().filter_map(|item| item.as_stored().ok());
+            let mut stored = items.iter().filter_map(|item| item.as_stored().ok());
             if !stored.any(|stored| environment::purpose_for(stored) == purpose) {
                 return Ok(None);
             }
@@ -111,84 +97,23 @@ impl Keyrings {
     }
 }
 
-/// Each item as what it is, or why it is none.
-fn given(items: &Bound<'_, PyAny>) -> Result<Vec<Result<Given, Failure>>, Failure> {
-    // A single str or bytes is a sequence to Python, and never what is meant.
-    if Given::of(items).is_ok() {
-        return Err(Failure::type_error("a list of str or bytes is needed, not a single one"));
-    }
-    items.try_iter()?.map(|item| Ok(Given::of(&item?))).collect()
-}
-
-/// Runs `work` on every item, without the GIL; the results are in the order of the items.
-fn each<T: Send>(
-    py: Python<'_>,
-    items: &[Result<Given, Failure>],
-    work: impl Fn(usize, &Given) -> Result<T, Failure> + Sync,
-) -> Vec<Option<Result<T, Failure>>> {
-    let one = |index: usize, item: &Result<Given, Failure>| item.as_ref().ok().map(|given| work(index, given));
-    let threads = threads_for(items.len());
-    unlocked(py, || {
-        if threads == 1 {
-            return items.iter().enumerate().map(|(index, item)| one(index, item)).collect();
-        }
-        // Each takes the next share when it is done with one, so that a thread that has to wait for a core holds nobody up.
-        let (next, shares) = (AtomicUsize::new(0), items.chunks(SHARE).enumerate());
-        let take = || {
-            let mut done = Vec::new();
-            while let Some((share, items)) = shares.clone().nth(next.fetch_add(1, Ordering::Relaxed)) {
-                let results = items.iter().enumerate().map(|(at, item)| one(share * SHARE + at, item));
-                done.push((share, results.collect::<Vec<_>>()));
-            }
-            done
-        };
-        let mut done = thread::scope(|scope| {
-            // Where the system gives no more threads, those that there are do it all.
-            let start = |_| thread::Builder::new().spawn_scoped(scope, take).ok();
-            let others: Vec<_> = (1..threads).map_while(start).collect();
-            let mut done = take();
-            for other in others {
-                done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            }
-            done
-        });
-        done.sort_unstable_by_key(|&(share, _)| share);
-        done.into_iter().flat_map(|(_, results)| results).collect()
-    })
-}
-
-/// How many threads are worth starting. The cores are counted once: it takes as long as sealing twenty secrets.
-fn threads_for(items: usize) -> usize {
-    static CORES: LazyLock<usize> =
-        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS));
-    match items / WORTH_A_THREAD {
-        0 | 1 => 1,
-        worth => worth.min(*CORES),
-    }
-}
-
 /// The results as a list: the first failure is raised, or each stands in its item's place.
-fn collected<'py, T>(
-    py: Python<'py>,
-    items: Vec<Result<Given, Failure>>,
-    results: Vec<Option<Result<T, Failure>>>,
+fn collected(
+    py: Python<'_>,
+    items: Items,
+    results: Vec<Shown>,
     return_exceptions: bool,
-    show: impl Fn(T) -> Result<Bound<'py, PyAny>, Failure>,
-) -> Result<Bound<'py, PyList>, Failure> {
-    let list = PyList::empty(py);
-    for (index, (item, result)) in items.into_iter().zip(results).enumerate() {
-        let shown = match (item, result) {
-            (Err(failure), _) => Err(failure),
-            (Ok(_), Some(result)) => result.and_then(&show),
-            (Ok(_), None) => continue,
-        };
-        match shown {
-            Ok(shown) => list.append(shown)?,
-            Err(failure) if return_exceptions => list.append(failure.into_exception(py).into_value(py))?,
-            Err(failure) => return Err(failure.of_item(index)),
+) -> Result<Bound<'_, PyList>, Failure> {
+    let mut list = Vec::with_capacity(results.len());
+    for (index, (refused, result)) in items.refused().zip(results).enumerate() {
+        match refused.map(Err).or(result) {
+            Some(Ok(shown)) => list.push(shown),
+            Some(Err(failure)) if return_exceptions => list.push(failure.into_exception(py).into_value(py).into_any()),
+            Some(Err(failure)) => return Err(failure.of_item(index)),
+            None => {}
         }
     }
-    Ok(list)
+    Ok(PyList::new(py, list)?)
 }
 
 /// Seals a list of secrets, as ``seal`` does each, without the GIL.
@@ -206,12 +131,15 @@ pub(crate) fn seal_many<'py>(
     return_exceptions: bool,
 ) -> Result<Bound<'py, PyList>, Failure> {
     let format: Format = format.parse()?;
-    let secrets = given(secrets)?;
+    let secrets = Items::of(secrets)?;
     let (keyring, places) = (sealing(keyring, format)?, Places::of(context, secrets.len())?);
     let fresh = Fresh { random: &SystemRandom, now: clock::now() };
-    let sealed =
-        each(py, &secrets, |index, secret| Ok(keyring.seal(format, places.at(index), secret.as_bytes(), fresh)?.text));
-    collected(py, secrets, sealed, return_exceptions, |text| Ok(PyString::new(py, &text).into_any()))
+    let sealed = each(py, &secrets, true, |index, secret, out| {
+        let sealed = keyring.seal(format, places.at(index), secret.as_bytes(), fresh)?;
+        out.extend_from_slice(sealed.text.as_bytes());
+        Ok(())
+    });
+    collected(py, secrets, sealed, return_exceptions)
 }
 
 /// Opens a list of stored values, as ``open`` does each, without the GIL.
@@ -233,13 +161,15 @@ pub(crate) fn open_many<'py>(
     return_exceptions: bool,
 ) -> Result<Bound<'py, PyList>, Failure> {
     let how = How::new(accept, compat, max_age, clock::now())?;
-    let stored = given(stored)?;
+    let stored = Items::of(stored)?;
     let places = Places::of(context, stored.len())?;
     let keyrings = Keyrings::of(keyring, &stored)?;
     let reader = how.reader();
-    let opened = each(py, &stored, |index, value| {
+    let opened = each(py, &stored, text, |index, value, out| {
         let value = value.as_stored()?;
-        Ok(keyrings.of_value(value)?.open(value, places.at(index), &reader)?.secret)
+        let opened = keyrings.of_value(value)?.open(value, places.at(index), &reader)?;
+        out.extend_from_slice(opened.secret.expose());
+        Ok(())
     });
-    collected(py, stored, opened, return_exceptions, |secret| shown(py, &secret, text))
+    collected(py, stored, opened, return_exceptions)
 }

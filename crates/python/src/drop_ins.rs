@@ -45,7 +45,7 @@ fn opened<'py>(
     // No rule has a last day, so any day will do; no age is asked for.
     let reader = Reader { accept, today: UnixTime(0).date(), reading, max_age: None };
     let opened = unlocked_if_large(py, stored.len(), || keyring.open(stored, &NO_CONTEXT, &reader)).map_err(refused)?;
-    shown(py, &opened.secret, true)
+    shown(py, opened.secret.expose(), true)
 }
 
 fn refused(error: OpenError) -> Failure {

@@ -3,7 +3,8 @@
 //! Python objects stay on this side: the core sees bytes, and what it answers becomes a Python object or an exception in
 //! `failure`. Work on many values, and on large ones, runs without the GIL.
 //!
-//! - `operations`: `seal`, `open`, `rewrap`, `inspect`; `batch` has them for lists.
+//! - `operations`: `seal`, `open`, `rewrap`, `inspect`; `batch` has them for lists, which `items` reads and
+//!   `shares` gives to threads.
 //! - `keyring`: `Keyring`; `environment` is the one that the environment's variables make, kept until they change.
 //! - `fernet`: `Fernet` and `MultiFernet`, as in Python's `cryptography`.
 //! - `drop_ins`: what `keyfold.redis_sre_agent` and `keyfold.auto_sre` are made of.
@@ -23,8 +24,10 @@ mod drop_ins;
 mod environment;
 mod failure;
 mod fernet;
+mod items;
 mod keyring;
 mod operations;
+mod shares;
 mod unlocked;
 
 use pyo3::pymodule;

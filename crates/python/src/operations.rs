@@ -10,7 +10,6 @@ use keyfold_core::{
     keyring::{self, Purpose},
     rewrap::{How as Extent, Move, Mover, Target},
     rng::{Fresh, SystemRandom},
-    secret::Secret,
 };
 use pyo3::{
     prelude::*,
@@ -41,12 +40,12 @@ fn opening(keyring: Chosen<'_, '_>, stored: &str) -> Result<Arc<keyring::Keyring
     keyring.map_or_else(of_environment, |given| Ok(Arc::clone(&given.get().0)))
 }
 
-/// An opened secret as Python sees it.
-pub(crate) fn shown<'py>(py: Python<'py>, secret: &Secret, text: bool) -> Result<Bound<'py, PyAny>, Failure> {
+/// A result, for instance an opened secret, as Python sees it.
+pub(crate) fn shown<'py>(py: Python<'py>, bytes: &[u8], text: bool) -> Result<Bound<'py, PyAny>, Failure> {
     if !text {
-        return Ok(PyBytes::new(py, secret.expose()).into_any());
+        return Ok(PyBytes::new(py, bytes).into_any());
     }
-    let text = std::str::from_utf8(secret.expose()).map_err(|_| {
+    let text = std::str::from_utf8(bytes).map_err(|_| {
         let hint = "open it without text=True, as bytes";
         Failure::coded(Code::Malformed, "malformed: the secret opened, and is not UTF-8 text", hint)
     })?;
@@ -95,7 +94,7 @@ pub(crate) fn open<'py>(
     let stored = stored.as_stored()?;
     let (keyring, place) = (opening(keyring, stored)?, place(context));
     let opened = unlocked_if_large(py, stored.len(), || keyring.open(stored, &place, &how.reader()))?;
-    shown(py, &opened.secret, text)
+    shown(py, opened.secret.expose(), text)
 }
 
 /// Moves a sealed value to the keyring's primary key, and with ``to`` to another format, and returns the text to store.

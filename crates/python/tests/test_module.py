@@ -145,6 +145,15 @@ def test_a_batch_is_its_items_in_order(keyring: keyfold.Keyring, count: int) -> 
         assert keyfold.open_many(iter(sealed), keyring) == [one.encode() for one in given]
 
 
+@pytest.mark.parametrize("count", [1, 40, 600])
+def test_a_batch_takes_whatever_text_holds(keyring: keyfold.Keyring, count: int) -> None:
+    for odd in ("", "\0", "a\0b", "é€😀", "x" * 5000):
+        given = ["a", odd, ""] * count
+        sealed = keyfold.seal_many(given, keyring)
+        assert keyfold.open_many(sealed, keyring, text=True) == given
+        assert keyfold.open_many([*sealed, sealed[0].encode()], keyring, text=True) == [*given, "a"]
+
+
 def test_a_batch_takes_one_context_or_one_for_each(keyring: keyfold.Keyring) -> None:
     places = [{"record": str(index)} for index in range(300)]
     sealed = keyfold.seal_many(["x"] * 300, keyring, context=places)
