@@ -1,5 +1,6 @@
 //! The items of a list, before they are sealed or opened.
 
+use keyfold_core::secret::wipe;
 use pyo3::{
     intern,
     prelude::*,
@@ -15,9 +16,19 @@ use crate::{
 pub(crate) enum Items {
     /// Texts in one buffer, and where each ends. An object of Python's for each, which is made here, read by another core
     /// and dropped here, would cost as much as a third of an open.
-    Joined(String, Vec<usize>),
+    Joined(Texts, Vec<usize>),
     /// Each as what it is, or why it is none.
     Each(Vec<Result<Given, Failure>>),
+}
+
+/// Wiped when dropped: what is to be sealed stands in it.
+#[derive(Default)]
+pub(crate) struct Texts(String);
+
+impl Drop for Texts {
+    fn drop(&mut self) {
+        wipe(&mut std::mem::take(&mut self.0).into_bytes());
+    }
 }
 
 /// How many texts Python joins at a time: few, so that the memory for it is used again and again.
@@ -37,7 +48,8 @@ impl Items {
     /// `None` where an item is no text, or has a NUL of its own, which is what is put between them.
     fn joined(items: &Bound<'_, PyList>) -> Option<Self> {
         let (py, count) = (items.py(), items.len());
-        let (mut all, mut ends) = (String::new(), Vec::with_capacity(count));
+        let (mut texts, mut ends) = (Texts::default(), Vec::with_capacity(count));
+        let all = &mut texts.0;
         for first in (0..count).step_by(JOINED) {
             let some = items.get_slice(first, first + JOINED);
             let text = intern!(py, "\0").call_method1(intern!(py, "join"), (&some,)).ok()?;
@@ -54,7 +66,7 @@ impl Items {
                 return None;
             }
         }
-        Some(Self::Joined(all, ends))
+        Some(Self::Joined(texts, ends))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -69,7 +81,7 @@ impl Items {
         match self {
             Self::Joined(text, ends) => {
                 let start = if index == 0 { 0 } else { ends[index - 1] + 1 };
-                Some(Value::Text(&text[start..ends[index]]))
+                Some(Value::Text(&text.0[start..ends[index]]))
             }
             Self::Each(items) => items[index].as_ref().ok().map(Given::value),
         }
