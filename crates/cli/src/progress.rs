@@ -93,7 +93,7 @@ impl Progress {
         if let Shown::Lines { title, total, started, .. } = &self.0 {
             let seconds = started.elapsed().as_secs_f64();
             let rate = if seconds > 0.0 { (done as f64 / seconds).round() } else { 0.0 };
-            let left = if finished { Some(0) } else { seconds_left(done, *total, seconds) };
+            let left = if finished { Some(0) } else { seconds_left(done, *total, started.elapsed()) };
             let progress = json!({
                 "title": title, "done": done, "total": total, "per_second": rate, "seconds_left": left, "note": note,
                 "finished": finished,
@@ -112,10 +112,10 @@ impl Drop for Progress {
 }
 
 /// How long the rest takes, as fast as it went so far, in whole seconds. A total that turns out to be too low tells nothing.
-fn seconds_left(done: u64, total: Option<u64>, seconds: f64) -> Option<u64> {
-    let left = total?.checked_sub(done)?;
-    let each = (done > 0).then(|| seconds / done as f64)?;
-    Some((left as f64 * each).ceil() as u64)
+fn seconds_left(done: u64, total: Option<u64>, elapsed: Duration) -> Option<u64> {
+    let left = u128::from(total?.checked_sub(done)?);
+    let each = (done > 0).then_some(u128::from(done))?;
+    u64::try_from((elapsed.as_millis() * left).div_ceil(each * 1000)).ok()
 }
 
 const BOUNDED: &str = "{prefix} [{bar:30}] {human_pos}/{human_len} {per_sec}, {eta} left  {wide_msg}";
@@ -133,12 +133,13 @@ mod tests {
 
     #[test]
     fn the_time_left_is_known_once_something_is_done_of_a_known_total() {
-        assert_eq!(seconds_left(0, Some(100), 3.0), None);
-        assert_eq!(seconds_left(50, None, 3.0), None);
-        assert_eq!(seconds_left(30, Some(100), 3.0), Some(7));
-        assert_eq!(seconds_left(33, Some(100), 3.0), Some(7), "six and a bit");
-        assert_eq!(seconds_left(100, Some(100), 3.0), Some(0));
-        assert_eq!(seconds_left(120, Some(100), 3.0), None);
+        let took = Duration::from_secs(3);
+        assert_eq!(seconds_left(0, Some(100), took), None);
+        assert_eq!(seconds_left(50, None, took), None);
+        assert_eq!(seconds_left(30, Some(100), took), Some(7));
+        assert_eq!(seconds_left(33, Some(100), took), Some(7), "six and a bit");
+        assert_eq!(seconds_left(100, Some(100), took), Some(0));
+        assert_eq!(seconds_left(120, Some(100), took), None);
     }
 
     #[test]
