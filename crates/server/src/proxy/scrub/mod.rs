@@ -132,6 +132,9 @@ impl Scrubber {
 
     /// The end of the answer: what was held back.
     pub(crate) fn finish(mut self) -> Bytes {
+        if self.held.is_empty() {
+            return Bytes::new();
+        }
         let bytes = BytesMut::from(&self.held[..]);
         let found = Found { open: None, ..self.patterns.find(&bytes) };
         self.leave(bytes, found)

@@ -255,6 +255,9 @@ impl Patterns {
 
     /// Where the prints lie.
     fn printed(&self, bytes: &[u8], mut act: impl FnMut(&Pattern, usize)) {
+        if bytes.len() < PRINT {
+            return;
+        }
         if bytes.len() < LONG && self.prints.get().is_none() {
             for pattern in &self.list {
                 let finder = memmem::Finder::new(pattern.print());
