@@ -298,6 +298,9 @@ mod tests {
         assert_eq!(names(&to), ["x-echo", "x-fine"]);
         assert_eq!(to["x-echo"].len(), from["x-echo"].len());
         assert!(!to["x-echo"].to_str().unwrap().contains("ABCDEFGH"), "{:?}", to["x-echo"]);
+        let short =
+            incoming(&reach(""), &headers(&[("x-pA5s", "1"), ("x-fine", "pA5s")]), Some(&Patterns::new(&[b"pA5s"])));
+        assert_eq!((names(&short), &short["x-fine"]), (vec!["x-fine"], &HeaderValue::from_static("pA5s")));
     }
 
     #[test]

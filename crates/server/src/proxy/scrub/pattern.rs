@@ -166,6 +166,8 @@ type Threes = Box<[u64; 1 << 10]>;
 
 /// All spellings of what one call brought, made once for all that comes back to it.
 pub(crate) struct Patterns {
+    /// Those too short to be looked for in texts as well.
+    secrets: Vec<Arc<Text>>,
     list: Vec<Pattern>,
     /// Made once there is enough to be searched.
     prints: OnceLock<Option<Prints>>,
@@ -178,16 +180,17 @@ pub(crate) struct Patterns {
 }
 
 impl Patterns {
-    /// Of these secrets; those shorter than [`MIN`] are not looked for.
+    /// Of these secrets; those shorter than [`MIN`] are looked for in names alone.
     pub(crate) fn new(secrets: &[impl AsRef<[u8]>]) -> Self {
         let mut list = Vec::new();
         let mut bytes = [false; 256];
-        for secret in secrets.iter().map(AsRef::as_ref).filter(|secret| secret.len() >= MIN) {
-            let spaces = secret.contains(&b' ');
-            secret.iter().for_each(|&byte| bytes[usize::from(byte)] = true);
-            let secret = Arc::new(Text(secret.to_vec()));
+        let given = secrets.iter().map(AsRef::as_ref).filter(|secret| !secret.is_empty());
+        let secrets: Vec<_> = given.map(|secret| Arc::new(Text(secret.to_vec()))).collect();
+        for secret in secrets.iter().filter(|secret| secret.0.len() >= MIN) {
+            let spaces = secret.0.contains(&b' ');
+            secret.0.iter().for_each(|&byte| bytes[usize::from(byte)] = true);
             let spellings = Spelling::ALL.into_iter().filter(|&spelling| spaces || spelling != Spelling::Form);
-            list.extend(spellings.map(|spelling| Pattern::new(&secret, spelling)));
+            list.extend(spellings.map(|spelling| Pattern::new(secret, spelling)));
         }
         for (byte, may) in (0..=u8::MAX).zip(&mut bytes) {
             // The alphabets of base64.
@@ -197,7 +200,7 @@ impl Patterns {
         for pattern in list.iter().filter(|pattern: &&Pattern| pattern.spelling.escapes()) {
             pattern.start.0[..2].iter().for_each(|&byte| heads[usize::from(byte)] = true);
         }
-        Self { list, prints: OnceLock::new(), bytes, heads, threes: OnceLock::new() }
+        Self { secrets, list, prints: OnceLock::new(), bytes, heads, threes: OnceLock::new() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -206,10 +209,10 @@ impl Patterns {
 
     /// Whether a name holds a secret. Names of headers come in lower case, whatever they were.
     pub(crate) fn are_in_name(&self, name: &str) -> bool {
-        let secrets = self.list.iter().filter(|pattern| pattern.spelling == Spelling::Plain);
-        secrets
-            .map(|pattern| &pattern.secret.0)
-            .any(|secret| name.as_bytes().windows(secret.len()).any(|window| window.eq_ignore_ascii_case(secret)))
+        let holds = |secret: &Text| {
+            name.as_bytes().windows(secret.0.len()).any(|window| window.eq_ignore_ascii_case(&secret.0))
+        };
+        self.secrets.iter().any(|secret| holds(secret))
     }
 
     /// Everything that matches, and where something could begin that the end cuts off.
