@@ -12,7 +12,7 @@ use base64_simd::{AsOut, STANDARD};
 
 use super::{Format, OpenError, Reading, SealError, lenient};
 use crate::{
-    dek::Dek,
+    dek::{self, Dek},
     keyring::MasterKey,
     mac,
     rng::RandomSource,
@@ -294,12 +294,7 @@ impl Envelope {
     pub fn open(&self, key: &MasterKey) -> Option<Secret> {
         let dek = self.unwrap(key)?;
         let cipher = UnboundKey::new(&AES_256_GCM, dek.expose()).map(LessSafeKey::new).ok()?;
-        // In a copy: zeroed memory comes from the allocator's slow path, and copied memory does not.
-        let mut secret = Secret::new(self.ciphertext.clone());
-        let nonce = Nonce::assume_unique_for_key(self.nonce);
-        let opened = secret.with_bytes(|bytes| cipher.open_in_place(nonce, Aad::empty(), bytes).map(|text| text.len()));
-        secret.truncate(opened.ok()?);
-        Some(secret)
+        dek::open_copy(&cipher, Nonce::assume_unique_for_key(self.nonce), &[], &self.ciphertext).ok()
     }
 
     /// The same data key and body under another master key, with a fresh wrap nonce. `None` where `from` is not the key.
