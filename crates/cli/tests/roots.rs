@@ -209,7 +209,7 @@ async fn follow(folder: &Path, root: &str, stop: &AtomicBool, reads: &AtomicUsiz
                         let record = store.read(&collection.id, &record.key).await.unwrap().unwrap();
                         let text = record.cells[0].value.as_str().unwrap();
                         let again = json::find(text, &collection.fields).unwrap();
-                        let again = again.iter().find(|other| other.exact == found.exact).unwrap();
+                        let again = again.iter().find(|other| other.exact() == found.exact()).unwrap();
                         let Value::Text(value) = &again.value else { panic!("not text") };
                         keys.opening().open(value, &context, &reader).unwrap();
                     }

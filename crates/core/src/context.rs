@@ -86,6 +86,21 @@ impl ContextDigest {
     }
 }
 
+/// Where a value lies, for whoever has to know: `kf1` asks, the formats without a binding never do.
+pub trait Located {
+    /// The digest of the context.
+    ///
+    /// # Errors
+    /// A context that cannot be made.
+    fn digest(&self) -> Result<ContextDigest, ContextError>;
+}
+
+impl Located for ContextDigest {
+    fn digest(&self) -> Result<ContextDigest, ContextError> {
+        Ok(*self)
+    }
+}
+
 /// The canonical encoding of entries in the order of their keys, behind `label`.
 fn encoded<'a>(
     label: &[u8],

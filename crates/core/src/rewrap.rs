@@ -5,7 +5,7 @@
 use crate::{
     accept::Accepted,
     clock::UnixTime,
-    context::ContextDigest,
+    context::Located,
     detect::detect,
     envelope::{Format, OpenError, Reading, SealError, fernet, kf1, redis_sre_v1},
     error::{Code, Hint},
@@ -134,7 +134,7 @@ impl Mover<'_> {
     ///
     /// # Errors
     /// A value that does not open, or is to become what the reader does not accept, is left as it is: the error says why.
-    pub fn plan(&self, stored: &str, context: &ContextDigest) -> Result<Move, MoveError> {
+    pub fn plan(&self, stored: &str, context: &dyn Located) -> Result<Move, MoveError> {
         let (Opened { secret, found }, kept) = self.keyring.open_kept(stored, context, &self.reader)?;
         let format = match (self.target.format, found) {
             (Some(format), _) | (None, Found::Sealed { format, .. }) => format,
@@ -164,7 +164,8 @@ impl Mover<'_> {
             None => {
                 // A Fernet token keeps its age through every move that ends in Fernet.
                 let now = made.unwrap_or(self.target.now);
-                self.keyring.seal(format, context, secret.expose(), Fresh { random: self.random, now })?.text
+                let here = context.digest().map_err(OpenError::from)?;
+                self.keyring.seal(format, &here, secret.expose(), Fresh { random: self.random, now })?.text
             }
         };
         self.check(&text, context, primary.material(), &secret)?;
@@ -175,7 +176,7 @@ impl Mover<'_> {
     fn rewrapped(
         &self,
         (stored, kept): (&str, Option<kf1::Kept>),
-        context: &ContextDigest,
+        context: &dyn Located,
         format: Format,
         kid: KeyId,
     ) -> Result<Option<String>, MoveError> {
@@ -185,7 +186,10 @@ impl Mover<'_> {
             return Ok(None);
         };
         Ok(match format {
-            Format::Kf1 => kept.map(|kept| kept.rewrap(to, context)).transpose()?.map(|envelope| envelope.to_text()),
+            Format::Kf1 => {
+                let here = context.digest().map_err(OpenError::from)?;
+                kept.map(|kept| kept.rewrap(to, &here)).transpose()?.map(|envelope| envelope.to_text())
+            }
             Format::V1 => {
                 let envelope = redis_sre_v1::Envelope::parse(stored, self.reader.reading)?;
                 envelope.rewrap(from, to, self.random)?.map(|envelope| envelope.to_text())
@@ -198,7 +202,7 @@ impl Mover<'_> {
     fn check(
         &self,
         text: &str,
-        context: &ContextDigest,
+        context: &dyn Located,
         primary: &KeyMaterial,
         secret: &Secret,
     ) -> Result<(), MoveError> {
@@ -209,7 +213,10 @@ impl Mover<'_> {
             return same(envelope.open(key));
         }
         let again = match (primary, detect(text).sealed()?) {
-            (KeyMaterial::Master(key), Format::Kf1) => Some(kf1::open(key, &kf1::Envelope::from_text(text)?, context)?),
+            (KeyMaterial::Master(key), Format::Kf1) => {
+                let here = context.digest().map_err(OpenError::from)?;
+                Some(kf1::open(key, &kf1::Envelope::from_text(text)?, &here)?)
+            }
             (KeyMaterial::Fernet(key), Format::Fernet) => {
                 fernet::Token::parse(text, Reading::Strict)?.open(key, None)?
             }

@@ -81,6 +81,54 @@ impl From<String> for Secret {
     }
 }
 
+/// Text or bytes that may be secret and are worked on like any other: wiped when dropped, with all of their buffer.
+///
+/// What [`zeroize::Zeroizing`](https://docs.rs/zeroize) does, by whole vectors and not byte by byte: jobs drop millions of documents.
+#[derive(Default, PartialEq, Eq)]
+pub struct Wiped<T: Buffer>(T);
+
+/// What [`Wiped`] can hold.
+pub trait Buffer {
+    /// Overwrites everything that the buffer has room for.
+    fn wipe_all(&mut self);
+}
+
+impl Buffer for Vec<u8> {
+    fn wipe_all(&mut self) {
+        self.clear();
+        self.resize(self.capacity(), 0);
+        std::hint::black_box(self.as_mut_slice());
+    }
+}
+
+impl Buffer for String {
+    fn wipe_all(&mut self) {
+        std::mem::take(self).into_bytes().wipe_all();
+    }
+}
+
+impl<T: Buffer> Wiped<T> {
+    /// Takes ownership of the buffer.
+    #[must_use]
+    pub const fn new(buffer: T) -> Self {
+        Self(buffer)
+    }
+}
+
+impl<T: Buffer> std::ops::Deref for Wiped<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Buffer> Drop for Wiped<T> {
+    fn drop(&mut self) {
+        self.0.wipe_all();
+    }
+}
+
 /// 32 bytes of key material, wiped when dropped. Like [`Secret`], nothing prints or copies it by accident.
 pub struct Key32([u8; 32]);
 

@@ -124,16 +124,20 @@ pub(crate) fn text_of<'a>(
     })
 }
 
-pub(crate) fn secrets(collection: &Collection, key: &RecordKey, doc: &str) -> Result<Vec<Found>, CustodyError> {
+pub(crate) fn secrets<'a>(
+    collection: &Collection,
+    key: &RecordKey,
+    doc: &'a str,
+) -> Result<Vec<Found<'a>>, CustodyError> {
     secrets_at(collection, key, doc, &collection.fields)
 }
 
-pub(crate) fn secrets_at(
+pub(crate) fn secrets_at<'a>(
     collection: &Collection,
     key: &RecordKey,
-    doc: &str,
+    doc: &'a str,
     paths: &[FieldPath],
-) -> Result<Vec<Found>, CustodyError> {
+) -> Result<Vec<Found<'a>>, CustodyError> {
     json::find(doc, paths).map_err(|source| CustodyError::Json { place: format!("{}/{key}", collection.name), source })
 }
 
@@ -176,7 +180,7 @@ fn prepare(
         ));
     }
     for found in secrets {
-        let at = || place(collection, &key, &found.exact);
+        let at = || place(collection, &key, found.exact());
         let text = match &found.value {
             Value::Null => continue,
             Value::Text(text) => text,
@@ -210,8 +214,8 @@ fn prepare(
         wraps += u64::from(collection.format == Format::V1);
         edits.push(Edit { span: found.span.clone(), token: json::encode_string(&sealed.text) });
     }
-    let doc = if edits.is_empty() { doc } else { spliced(collection, &key, &doc, edits)? };
-    Ok(Prepared { record: NewRecord { key, doc: CellValue::Text(doc) }, wraps })
+    let mut doc = if edits.is_empty() { doc } else { spliced(collection, &key, &doc, edits)? };
+    Ok(Prepared { record: NewRecord { key, doc: CellValue::text(std::mem::take(&mut doc)) }, wraps })
 }
 
 pub(crate) fn spliced(
@@ -372,11 +376,11 @@ impl Custody {
         &self,
         permit: &Permit<Open>,
         (collection, key): (&Collection, &RecordKey),
-        mut found: Vec<Found>,
+        mut found: Vec<Found<'_>>,
         pointer: Option<&str>,
     ) -> Result<Vec<OpenedField>, CustodyError> {
         if let Some(pointer) = pointer {
-            found.retain(|found| found.exact == pointer);
+            found.retain(|found| found.exact() == pointer);
             if found.is_empty() {
                 return Err(CustodyError::NotFound {
                     what: format!("{}: no secret field there", place(collection, key, pointer)),
@@ -411,7 +415,7 @@ impl Custody {
         &self,
         collection: &Collection,
         key: &RecordKey,
-        found: Vec<Found>,
+        found: Vec<Found<'_>>,
         event: &mut Event,
     ) -> Result<Vec<OpenedField>, CustodyError> {
         let keyring = self.keys.opening();
@@ -419,7 +423,7 @@ impl Custody {
         let mut fields = Vec::new();
         for found in found {
             let Value::Text(text) = &found.value else { continue };
-            let at = || place(collection, key, &found.exact);
+            let at = || place(collection, key, found.exact());
             let context = collection.digest(keyring.deployment(), key, &found.pointer)?;
             let opened =
                 keyring.open(text, &context, &reader).map_err(|source| CustodyError::Open { place: at(), source })?;
@@ -435,7 +439,7 @@ impl Custody {
                 event.commitment = commitment;
                 event.format = Word::new(format.as_str()).ok();
             }
-            fields.push(OpenedField { pointer: found.exact, secret: opened.secret });
+            fields.push(OpenedField { pointer: found.exact().to_owned(), secret: opened.secret });
         }
         Ok(fields)
     }
@@ -449,7 +453,7 @@ impl Custody {
     ) -> Result<Secret, CustodyError> {
         let record = self.stored(collection, key).await?;
         let mut found = secrets(collection, key, doc_of(collection, &record)?)?;
-        found.retain(|found| found.exact == pointer);
+        found.retain(|found| found.exact() == pointer);
         let opened = self.open_fields(collection, key, found, &mut intent.clone())?.pop();
         opened.map(|field| field.secret).ok_or_else(|| CustodyError::NotFound {
             what: format!("{}: no secret field there", place(collection, key, pointer)),
@@ -556,15 +560,15 @@ fn revealed(
     collection: &Collection,
     key: &RecordKey,
     doc: &str,
-    found: Vec<Found>,
+    found: Vec<Found<'_>>,
     fields: &[OpenedField],
 ) -> Result<Zeroizing<String>, CustodyError> {
     let mut edits = Vec::new();
     for found in found {
-        let Some(field) = fields.iter().find(|field| field.pointer == found.exact) else { continue };
+        let Some(field) = fields.iter().find(|field| field.pointer == found.exact()) else { continue };
         let text = std::str::from_utf8(field.secret.expose()).map_err(|_| {
             CustodyError::invalid(
-                format!("{}: the secret is not text", place(collection, key, &found.exact)),
+                format!("{}: the secret is not text", place(collection, key, found.exact())),
                 "read it alone with --field",
             )
         })?;

@@ -142,7 +142,7 @@ fn planted(collection: &Collection) -> Result<Vec<Zeroizing<String>>, Failure> {
         let document = document.map_err(|error| Failure::usage(error.to_string()))?;
         let found = json::find(&document, &collection.fields).map_err(|error| Failure::usage(error.to_string()))?;
         planted.extend(found.into_iter().filter_map(|found| match found.value {
-            Value::Text(text) => Some(text),
+            Value::Text(text) => Some(Zeroizing::new(text.to_owned())),
             _ => None,
         }));
     }

@@ -250,10 +250,10 @@ fn opened(keyring: &Keyring, collection: &Collection, record: &StoredRecord) -> 
         keyfold_core::keyring::Reader { accept: &collection.accept, today, reading: collection.reading, max_age: None };
     let mut edits = Vec::new();
     for found in json::find(doc, &collection.fields).unwrap() {
-        let Value::Text(text) = &found.value else { panic!("{}#{}: not a string", record.key, found.exact) };
+        let Value::Text(text) = &found.value else { panic!("{}#{}: not a string", record.key, found.exact()) };
         let context = collection.digest(keyring.deployment(), &record.key, &found.pointer).unwrap();
         let opened = keyring.open(text, &context, &reader);
-        let opened = opened.unwrap_or_else(|error| panic!("{}#{}: {error}", record.key, found.exact));
+        let opened = opened.unwrap_or_else(|error| panic!("{}#{}: {error}", record.key, found.exact()));
         let secret = std::str::from_utf8(opened.secret.expose()).unwrap();
         edits.push(Edit { span: found.span, token: encode_string(secret) });
     }

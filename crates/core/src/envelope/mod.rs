@@ -11,6 +11,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     clock::UnixTime,
+    context::ContextError,
     error::{Code, Hint},
     id::KeyId,
     rng::RandomError,
@@ -216,6 +217,9 @@ pub enum OpenError {
     /// Over the size limit.
     #[error("the envelope is over the size limit")]
     TooLarge,
+    /// The context that it should be bound to cannot be made.
+    #[error(transparent)]
+    Context(#[from] ContextError),
 }
 
 fn list(kids: &[KeyId]) -> String {
@@ -242,6 +246,7 @@ impl OpenError {
             Self::Expired { .. } => Code::Expired,
             Self::FormatNotAccepted { .. } => Code::FormatNotAccepted,
             Self::TooLarge => Code::TooLarge,
+            Self::Context(error) => error.code(),
         }
     }
 }
@@ -281,6 +286,7 @@ impl Hint for OpenError {
                 format!("accept `{found}` for a stated time in keyfold.toml, then run `keyfold migrate`")
             }
             Self::TooLarge => "envelopes hold at most 1 MiB".into(),
+            Self::Context(error) => return error.hint(),
         })
     }
 }

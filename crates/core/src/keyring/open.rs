@@ -6,7 +6,7 @@ use super::{Entry, KeyMaterial, Keyring, MasterKey, State};
 use crate::{
     accept::{Accept, Accepted},
     clock::UnixTime,
-    context::ContextDigest,
+    context::{ContextDigest, Located},
     detect::{Detected, detect},
     envelope::{Format, OpenError, Reading, SealError, fernet, kf1, redis_sre_v1},
     id::{Commitment, KeyId},
@@ -117,7 +117,7 @@ impl Keyring {
     ///
     /// # Errors
     /// See [`OpenError`]; plaintext that the reader does not accept is `not_encrypted`.
-    pub fn open(&self, stored: &str, context: &ContextDigest, reader: &Reader<'_>) -> Result<Opened, OpenError> {
+    pub fn open(&self, stored: &str, context: &dyn Located, reader: &Reader<'_>) -> Result<Opened, OpenError> {
         self.open_kept(stored, context, reader).map(|(opened, _)| opened)
     }
 
@@ -125,7 +125,7 @@ impl Keyring {
     pub(crate) fn open_kept(
         &self,
         stored: &str,
-        context: &ContextDigest,
+        context: &dyn Located,
         reader: &Reader<'_>,
     ) -> Result<(Opened, Option<kf1::Kept>), OpenError> {
         if let Some(envelope) = strict_v1(stored) {
@@ -142,7 +142,7 @@ impl Keyring {
         reader.accept.check(Accepted::Sealed(format), reader.today)?;
         let opened = match format {
             Format::Kf1 => {
-                let (opened, kept) = self.open_kf1(kf1::Envelope::from_text(stored)?, context)?;
+                let (opened, kept) = self.open_kf1(kf1::Envelope::from_text(stored)?, &context.digest()?)?;
                 return Ok((opened, Some(kept)));
             }
             Format::V1 => self.open_v1(&redis_sre_v1::Envelope::parse(stored, reader.reading)?),

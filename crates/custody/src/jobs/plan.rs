@@ -1,9 +1,10 @@
 //! What should become of one record. No I/O: this is where the processor's time goes, on any thread.
 
-use std::{borrow::Cow, ops::Range, sync::Arc};
+use std::{borrow::Cow, cell::OnceCell, ops::Range, sync::Arc};
 
 use keyfold_core::{
     clock::UnixTime,
+    context::{ContextDigest, ContextError, Located},
     detect::{Detected, detect},
     envelope::{Format, OpenError, kf1},
     error::{Code, Hint},
@@ -13,15 +14,14 @@ use keyfold_core::{
     rng::SystemRandom,
 };
 
-use zeroize::Zeroizing;
-
 use super::{Job, Kind, Quarantined, Reported, Tally};
 use crate::{
     collection::Collection,
     error::CustodyError,
     layout::{
         json::{Edit, Found, Value, encode_string},
-        place::Content,
+        path::FieldPath,
+        place::{CellSpec, Content},
     },
     records::{reader, secrets_at, spliced, text_of},
     store::{CellName, CellValue, MAX_CELL, Odd, RecordKey, StoredRecord, Swap},
@@ -71,8 +71,9 @@ impl Plan {
             v1: keyring.primary(Format::V1).map(Entry::kid),
             ..Planned::default()
         };
+        let page = self.looking(keyring);
         for record in records {
-            planned.record(self, keyring, record);
+            planned.record(&page, record);
         }
         for odd in odd {
             planned.tally.records += 1;
@@ -89,14 +90,36 @@ impl Plan {
     }
 }
 
+/// What every record of a page is looked at with.
+struct Looking<'a> {
+    plan: &'a Plan,
+    collection: &'a Collection,
+    mover: Mover<'a>,
+    /// For each cell that is JSON, the paths of its secrets and behind them those that are only reported: a document is gone through
+    /// once.
+    paths: Vec<Vec<FieldPath>>,
+}
+
+impl Plan {
+    fn looking<'a>(&'a self, keyring: &'a Keyring) -> Looking<'a> {
+        let collection = &*self.collection;
+        let paths = |spec: &CellSpec| match &spec.content {
+            Content::Json(own) => own.iter().chain(&collection.reported).cloned().collect(),
+            Content::Text => Vec::new(),
+        };
+        let paths = collection.cells.iter().map(paths).collect();
+        Looking { plan: self, collection, mover: mover(self, keyring), paths }
+    }
+}
+
 impl Planned {
     /// Plans one record. One of which any secret does not open is left as it is, all of it.
-    fn record(&mut self, plan: &Plan, keyring: &Keyring, record: StoredRecord) {
+    fn record(&mut self, page: &Looking<'_>, record: StoredRecord) {
         self.tally.records += 1;
-        let collection = &*plan.collection;
+        let collection = page.collection;
         let key = record.key.clone();
         let mut seen = Vec::new();
-        let swaps = values((&mut self.tally, &mut seen), plan, keyring, &record).and_then(|edits| {
+        let swaps = values((&mut self.tally, &mut seen), page, &record).and_then(|edits| {
             let count = edits.iter().map(|cell| cell.edits.len()).sum::<usize>();
             let wraps = edits.iter().map(|cell| cell.wraps).sum::<u64>();
             Ok((swaps(collection, record, edits)?, count, wraps))
@@ -143,7 +166,7 @@ fn swaps(collection: &Collection, record: StoredRecord, edits: Vec<CellEdits>) -
         let text = text_of(collection, &key, &old)?;
         let new = if json {
             let edits = edits.into_iter().map(|(span, text)| Edit { span, token: encode_string(&text) }).collect();
-            CellValue::Text(spliced(collection, &key, text, edits)?)
+            CellValue::text(std::mem::take(&mut *spliced(collection, &key, text, edits)?))
         } else {
             CellValue::text(edits.into_iter().map(|(_, text)| text).collect())
         };
@@ -168,34 +191,29 @@ fn swaps(collection: &Collection, record: StoredRecord, edits: Vec<CellEdits>) -
 /// The new values of a record, or none where one of its values does not open.
 fn values(
     (tally, seen): (&mut Tally, &mut Vec<Seen>),
-    plan: &Plan,
-    keyring: &Keyring,
+    page: &Looking<'_>,
     record: &StoredRecord,
 ) -> Result<Vec<CellEdits>, CustodyError> {
     let mut all = Vec::new();
     let mut whole = true;
-    let collection = &*plan.collection;
-    let mover = mover(plan, keyring);
-    for spec in &collection.cells {
+    let collection = page.collection;
+    for (spec, paths) in collection.cells.iter().zip(&page.paths) {
         let Some(held) = record.cell(&spec.name) else { continue };
         let text = text_of(collection, &record.key, held)?;
         let found = match &spec.content {
-            Content::Json(paths) => {
-                report((tally, seen), &mover, plan, &record.key, text)?;
-                secrets_at(collection, &record.key, text, paths)?
+            Content::Json(own) => {
+                let mut found = secrets_at(collection, &record.key, text, paths)?;
+                for reported in found.extract_if(.., |found| found.path >= own.len()) {
+                    report((tally, seen), page, &record.key, &reported)?;
+                }
+                found
             }
-            Content::Text => vec![Found {
-                path: 0,
-                pointer: String::new(),
-                exact: String::new(),
-                span: 0..text.len(),
-                value: Value::Text(Zeroizing::new(text.to_owned())),
-            }],
+            Content::Text => vec![Found::whole(text)],
         };
         let mut cell =
             CellEdits { cell: spec.name.clone(), edits: Vec::new(), wraps: 0, json: spec.content != Content::Text };
         for found in found {
-            match one((tally, seen), &mover, plan, (&record.key, &spec.at), &found)? {
+            match one((tally, seen), page, (&record.key, &spec.at), &found)? {
                 One::Stay => {}
                 One::Left => whole = false,
                 One::To(text, format) => {
@@ -221,12 +239,11 @@ enum One {
 
 fn one(
     (tally, seen): (&mut Tally, &mut Vec<Seen>),
-    mover: &Mover<'_>,
-    plan: &Plan,
+    page: &Looking<'_>,
     (key, at): (&RecordKey, &str),
-    found: &Found,
+    found: &Found<'_>,
 ) -> Result<One, CustodyError> {
-    let collection = &*plan.collection;
+    let Looking { plan, collection, mover, .. } = page;
     let text = match &found.value {
         Value::Null => return Ok(One::Stay),
         Value::Text(text) => text,
@@ -235,7 +252,7 @@ fn one(
             tally.quarantine(Quarantined {
                 collection: collection.name.clone(),
                 record: key.to_string(),
-                field: format!("{at}{}", found.exact),
+                field: format!("{at}{}", found.exact()),
                 code: "malformed".into(),
                 reason: "a secret field holds something else than a string".into(),
                 hint: Some("mend the record, or the `fields` of the collection".into()),
@@ -249,7 +266,7 @@ fn one(
         if !text.is_empty() {
             tally.values += 1;
             seen.push(Seen { was: ("masked", None), becomes: None });
-            tally.report(Reported::masked(collection, key, format!("{at}{}", found.exact)));
+            tally.report(Reported::masked(collection, key, format!("{at}{}", found.exact())));
         }
         return Ok(One::Stay);
     }
@@ -262,14 +279,15 @@ fn one(
     }
     let pointer =
         if at.is_empty() { Cow::Borrowed(&*found.pointer) } else { Cow::Owned(format!("{at}{}", found.pointer)) };
-    let context = collection.digest(mover.keyring.deployment(), key, &pointer)?;
+    let here =
+        Here { collection, deployment: mover.keyring.deployment(), key, pointer: &pointer, digest: OnceCell::new() };
     let outcome = match plan.job.kind {
         Kind::Verify => mover
             .keyring
-            .open(text, &context, &mover.reader)
+            .open(text, &here, &mover.reader)
             .map(|opened| Move::Stay(opened.found))
             .map_err(MoveError::from),
-        Kind::Migrate | Kind::Rotate => mover.plan(text, &context),
+        Kind::Migrate | Kind::Rotate => mover.plan(text, &here),
     };
     let (what, becomes, moved) = match outcome {
         Ok(Move::Stay(what)) => (what, None, One::Stay),
@@ -278,12 +296,31 @@ fn one(
         }
         // A rotation leaves plaintext to `migrate`, and says so.
         Err(error) => {
-            tally.quarantine(value(collection, key.as_str(), format!("{at}{}", found.exact), &error));
+            tally.quarantine(value(collection, key.as_str(), format!("{at}{}", found.exact()), &error));
             return Ok(One::Left);
         }
     };
     seen.push(Seen { was: (what.as_str(), what.kid()), becomes });
     Ok(moved)
+}
+
+/// Where a value lies. The digest is made when it is asked for, once: of values that are bound to no place nobody asks it.
+struct Here<'a> {
+    collection: &'a Collection,
+    deployment: &'a str,
+    key: &'a RecordKey,
+    pointer: &'a str,
+    digest: OnceCell<ContextDigest>,
+}
+
+impl Located for Here<'_> {
+    fn digest(&self) -> Result<ContextDigest, ContextError> {
+        if let Some(digest) = self.digest.get() {
+            return Ok(*digest);
+        }
+        let digest = self.collection.digest(self.deployment, self.key, self.pointer)?;
+        Ok(*self.digest.get_or_init(|| digest))
+    }
 }
 
 /// The primary key, where a value is kf1 under it by its own account and has no other format to go to.
@@ -299,43 +336,37 @@ fn at_home(mover: &Mover<'_>, text: &str) -> Option<KeyId> {
 /// under it, and a rotation that leaves it behind says so.
 fn report(
     (tally, seen): (&mut Tally, &mut Vec<Seen>),
-    mover: &Mover<'_>,
-    plan: &Plan,
+    page: &Looking<'_>,
     key: &RecordKey,
-    text: &str,
+    found: &Found<'_>,
 ) -> Result<(), CustodyError> {
-    let collection = &*plan.collection;
-    if collection.reported.is_empty() {
+    let Looking { plan, collection, mover, .. } = page;
+    let Value::Text(text) = &found.value else { return Ok(()) };
+    let exact = || found.exact().to_owned();
+    if is_mask(text) {
+        tally.report(Reported::masked(collection, key, exact()));
         return Ok(());
     }
-    for found in secrets_at(collection, key, text, &collection.reported)? {
-        let Value::Text(text) = &found.value else { continue };
-        if is_mask(text) {
-            tally.report(Reported::masked(collection, key, found.exact));
-            continue;
-        }
-        if text.is_empty() {
-            continue;
-        }
-        if detect(text) == Detected::Plaintext {
-            tally.report(Reported::plaintext(collection, key, found.exact));
-            continue;
-        }
-        let context = collection.digest(mover.keyring.deployment(), key, &found.pointer)?;
-        let opened = mover.keyring.open(text, &context, &mover.reader);
-        tally.report(Reported::sealed(collection, key, found.exact.clone()));
-        match opened {
-            Ok(opened) => {
-                seen.push(Seen { was: (opened.found.as_str(), opened.found.kid()), becomes: None });
-                if plan.job.kind == Kind::Rotate && !is_home(mover.keyring, &opened.found) {
-                    tally.quarantine(behind(collection, key.as_str(), found.exact));
-                }
+    if text.is_empty() {
+        return Ok(());
+    }
+    if detect(text) == Detected::Plaintext {
+        tally.report(Reported::plaintext(collection, key, exact()));
+        return Ok(());
+    }
+    let context = collection.digest(mover.keyring.deployment(), key, &found.pointer)?;
+    tally.report(Reported::sealed(collection, key, exact()));
+    match mover.keyring.open(text, &context, &mover.reader) {
+        Ok(opened) => {
+            seen.push(Seen { was: (opened.found.as_str(), opened.found.kid()), becomes: None });
+            if plan.job.kind == Kind::Rotate && !is_home(mover.keyring, &opened.found) {
+                tally.quarantine(behind(collection, key.as_str(), exact()));
             }
-            Err(error) if plan.job.kind == Kind::Rotate => {
-                tally.quarantine(value(collection, key.as_str(), found.exact, &error.into()));
-            }
-            Err(_) => {}
         }
+        Err(error) if plan.job.kind == Kind::Rotate => {
+            tally.quarantine(value(collection, key.as_str(), exact(), &error.into()));
+        }
+        Err(_) => {}
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use zeroize::Zeroizing;
+use keyfold_core::secret::Wiped;
 
 use super::{CellName, Partition, RecordKey, ScanCursor};
 
@@ -12,22 +12,22 @@ use super::{CellName, Partition, RecordKey, ScanCursor};
 #[derive(PartialEq, Eq)]
 pub enum CellValue {
     /// Text, as the store keeps it.
-    Text(Zeroizing<String>),
+    Text(Wiped<String>),
     /// Bytes that are not, or need not be, UTF-8.
-    Bytes(Zeroizing<Vec<u8>>),
+    Bytes(Wiped<Vec<u8>>),
 }
 
 impl CellValue {
     /// Text, taken over without a copy.
     #[must_use]
     pub fn text(text: String) -> Self {
-        Self::Text(Zeroizing::new(text))
+        Self::Text(Wiped::new(text))
     }
 
     /// Bytes, taken over without a copy.
     #[must_use]
     pub fn bytes(bytes: Vec<u8>) -> Self {
-        Self::Bytes(Zeroizing::new(bytes))
+        Self::Bytes(Wiped::new(bytes))
     }
 
     /// The value as bytes, whichever kind it is.

@@ -1,6 +1,10 @@
 //! Finding the declared fields of a document.
 
-use std::{borrow::Cow, collections::HashSet, ops::Range};
+use std::{
+    borrow::Cow,
+    collections::HashSet,
+    ops::{Deref, Range},
+};
 
 use zeroize::Zeroizing;
 
@@ -11,13 +15,32 @@ use super::{
 use crate::layout::path::{FieldPath, escape};
 
 /// What stands at a declared path.
-pub enum Value {
+pub enum Value<'a> {
     /// A string, without its escapes. It may be plaintext.
-    Text(Zeroizing<String>),
+    Text(Text<'a>),
     /// Nothing to seal.
     Null,
     /// Something that is not a string, and so no sealed value either.
     Other(Kind),
+}
+
+/// A string of a document: the very text where no escape stands in it, else a copy that is wiped.
+pub enum Text<'a> {
+    /// As it stands there.
+    Plain(&'a str),
+    /// What its escapes stand for.
+    Unescaped(Zeroizing<String>),
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Plain(text) => text,
+            Self::Unescaped(text) => text,
+        }
+    }
 }
 
 /// Kinds of values that are neither strings nor null.
@@ -34,17 +57,37 @@ pub enum Kind {
 }
 
 /// A declared field that the document has.
-pub struct Found {
+pub struct Found<'a> {
     /// Which of the paths names it; the first, where several do.
     pub path: usize,
     /// Its pointer in the form of sealing contexts: array indices are `*`, map keys stand as they are.
     pub pointer: String,
-    /// Its pointer with real indices, for messages.
-    pub exact: String,
+    /// Its pointer with real indices, where it has any.
+    exact: Option<String>,
     /// Where the value is in the text, quotes and all.
     pub span: Range<usize>,
     /// What it holds.
-    pub value: Value,
+    pub value: Value<'a>,
+}
+
+impl<'a> Found<'a> {
+    /// The whole of a text that is not JSON.
+    #[must_use]
+    pub const fn whole(text: &'a str) -> Self {
+        Self {
+            path: 0,
+            pointer: String::new(),
+            exact: None,
+            span: 0..text.len(),
+            value: Value::Text(Text::Plain(text)),
+        }
+    }
+
+    /// Its pointer with real indices, for messages.
+    #[must_use]
+    pub fn exact(&self) -> &str {
+        self.exact.as_deref().unwrap_or(&self.pointer)
+    }
 }
 
 /// One bit for each path of a pass.
@@ -56,11 +99,11 @@ const PATHS_PER_PASS: usize = 64;
 ///
 /// # Errors
 /// Text that is not strict JSON, too large or too deep, and members on a declared path that occur twice.
-pub fn find(text: &str, paths: &[FieldPath]) -> Result<Vec<Found>, JsonError> {
+pub fn find<'a>(text: &'a str, paths: &[FieldPath]) -> Result<Vec<Found<'a>>, JsonError> {
     if paths.len() <= PATHS_PER_PASS {
         return Finder::new(text, paths, 0)?.run();
     }
-    let mut found: Vec<Found> = Vec::new();
+    let mut found: Vec<Found<'a>> = Vec::new();
     for (n, chunk) in paths.chunks(PATHS_PER_PASS).enumerate() {
         found.extend(Finder::new(text, chunk, n * PATHS_PER_PASS)?.run()?);
     }
@@ -91,12 +134,12 @@ struct Level<'a> {
     found: Option<usize>,
 }
 
-struct Finder<'a> {
+struct Finder<'a, 'p> {
     scanner: Scanner<'a>,
-    paths: &'a [FieldPath],
+    paths: &'p [FieldPath],
     first: usize,
     levels: Vec<Level<'a>>,
-    found: Vec<Found>,
+    found: Vec<Found<'a>>,
     /// Bytes of all pointers found.
     pointers: usize,
 }
@@ -111,12 +154,12 @@ fn bits(mut mask: Mask) -> impl Iterator<Item = usize> {
     })
 }
 
-impl<'a> Finder<'a> {
-    fn new(text: &'a str, paths: &'a [FieldPath], first: usize) -> Result<Self, JsonError> {
+impl<'a, 'p> Finder<'a, 'p> {
+    fn new(text: &'a str, paths: &'p [FieldPath], first: usize) -> Result<Self, JsonError> {
         Ok(Self { scanner: Scanner::new(text)?, paths, first, levels: Vec::new(), found: Vec::new(), pointers: 0 })
     }
 
-    fn run(mut self) -> Result<Vec<Found>, JsonError> {
+    fn run(mut self) -> Result<Vec<Found<'a>>, JsonError> {
         let all = (0..self.paths.len()).fold(0, |mask, n| mask | 1 << n);
         // The paths that lead to the value that comes next.
         let mut here: Mask = all;
@@ -147,8 +190,13 @@ impl<'a> Finder<'a> {
                 }
                 Event::String(token) if ends != 0 => {
                     let raw = token.raw(self.scanner.text());
-                    let mut value = Zeroizing::new(String::with_capacity(raw.len()));
-                    token.decode(self.scanner.text(), &mut value);
+                    let value = if token.escaped {
+                        let mut value = Zeroizing::new(String::with_capacity(raw.len()));
+                        token.decode(self.scanner.text(), &mut value);
+                        Text::Unescaped(value)
+                    } else {
+                        Text::Plain(raw)
+                    };
                     self.push(ends, token.start..token.end, Value::Text(value))?;
                 }
                 Event::String(_) => {}
@@ -200,8 +248,7 @@ impl<'a> Finder<'a> {
         };
         level.met |= here;
         if here != 0 && again {
-            let (_, pointer) = self.pointers();
-            return Err(JsonError::Duplicate { pointer, at: token.start });
+            return Err(JsonError::Duplicate { pointer: self.pointer(true), at: token.start });
         }
         Ok(here)
     }
@@ -219,10 +266,10 @@ impl<'a> Finder<'a> {
         }
     }
 
-    fn push(&mut self, ends: Mask, span: Range<usize>, value: Value) -> Result<Option<usize>, JsonError> {
+    fn push(&mut self, ends: Mask, span: Range<usize>, value: Value<'a>) -> Result<Option<usize>, JsonError> {
         let Some(path) = bits(ends).next() else { return Ok(None) };
         let (pointer, exact) = self.pointers();
-        self.pointers = self.pointers.saturating_add(pointer.len() + exact.len());
+        self.pointers = self.pointers.saturating_add(pointer.len() + exact.as_deref().unwrap_or(&pointer).len());
         if self.found.len() == MAX_FIELDS || self.pointers > MAX_POINTERS {
             return Err(JsonError::TooManyFields { at: span.start });
         }
@@ -230,25 +277,23 @@ impl<'a> Finder<'a> {
         Ok(Some(self.found.len() - 1))
     }
 
-    fn pointers(&self) -> (String, String) {
-        let (mut pointer, mut exact) = (String::new(), String::new());
+    /// Where this is: the pointer, and the one with real indices where they differ.
+    fn pointers(&self) -> (String, Option<String>) {
+        let indexed = self.levels.iter().any(|level| matches!(level.step, Step::Index(_)));
+        (self.pointer(false), indexed.then(|| self.pointer(true)))
+    }
+
+    fn pointer(&self, exact: bool) -> String {
+        let mut pointer = String::with_capacity(64);
         for level in &self.levels {
             pointer.push('/');
-            exact.push('/');
             match level.step {
-                Step::Key(token) => {
-                    let key = name(token, self.scanner.text());
-                    let key = escape(&key);
-                    pointer.push_str(&key);
-                    exact.push_str(&key);
-                }
-                Step::Index(n) => {
-                    pointer.push('*');
-                    exact.push_str(&n.to_string());
-                }
+                Step::Key(token) => pointer.push_str(&escape(&name(token, self.scanner.text()))),
+                Step::Index(n) if exact => pointer.push_str(&n.to_string()),
+                Step::Index(_) => pointer.push('*'),
             }
         }
-        (pointer, exact)
+        pointer
     }
 }
 

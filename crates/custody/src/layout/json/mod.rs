@@ -16,7 +16,7 @@ mod strings;
 mod tests;
 
 pub use error::{JsonError, MAX_DEPTH, MAX_DOCUMENT, MAX_FIELDS, MAX_POINTERS};
-pub use find::{Found, Kind, Value, find};
+pub use find::{Found, Kind, Text, Value, find};
 pub use splice::{Edit, Encoded, encode_string, splice};
 pub use strings::{Leaf, strings};
 

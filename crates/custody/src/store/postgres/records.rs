@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _, postgres::PgRow};
-use zeroize::Zeroizing;
 
 use super::{PostgresStore, error::is_conflict, unsigned};
 use crate::store::{
@@ -202,7 +201,7 @@ impl PostgresStore {
         let failed = |e| self.server().error(e);
         let id: &str = row.try_get(0).map_err(failed)?;
         let revision: i64 = row.try_get(1).map_err(failed)?;
-        let value = CellValue::Text(Zeroizing::new(row.try_get(2).map_err(failed)?));
+        let value = CellValue::text(row.try_get(2).map_err(failed)?);
         let key =
             RecordKey::new(id).map_err(|e| self.server().corrupt(format!("it holds a record that it cannot: {e}")))?;
         let cells = vec![Cell { name: self.inner.doc.clone(), value }];

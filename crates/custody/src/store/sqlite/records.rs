@@ -9,7 +9,6 @@ use std::{fmt::Write as _, sync::LazyLock};
 use async_trait::async_trait;
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Row as _, Sqlite, Transaction, sqlite::SqliteRow};
-use zeroize::Zeroizing;
 
 use super::{SqliteStore, unsigned};
 use crate::store::{
@@ -157,7 +156,7 @@ impl SqliteStore {
         let (id, revision): (&str, i64) =
             (row.try_get(0).map_err(|e| self.error(e))?, row.try_get(1).map_err(|e| self.error(e))?);
         let doc: String = row.try_get(2).map_err(|e| self.error(e))?;
-        let value = CellValue::Text(Zeroizing::new(doc));
+        let value = CellValue::text(doc);
         let key = RecordKey::new(id).map_err(|e| self.corrupt(format!("it holds a record that it cannot: {e}")))?;
         Ok(StoredRecord {
             key,

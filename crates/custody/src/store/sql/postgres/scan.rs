@@ -5,7 +5,6 @@
 use std::fmt::Write as _;
 
 use sqlx::{Row as _, postgres::PgRow};
-use zeroize::Zeroizing;
 
 use super::{
     super::{
@@ -220,7 +219,7 @@ fn record(table: &Table, row: &PgRow, parts: &[Part]) -> Result<Result<StoredRec
         match (value, size) {
             (_, None) => {}
             (Some(text), _) => {
-                cells.push(Cell { name: column.name.clone(), value: CellValue::Text(Zeroizing::new(text)) });
+                cells.push(Cell { name: column.name.clone(), value: CellValue::text(text) });
             }
             (None, Some(_)) if column.holds == Holds::Bytes => {
                 let what = format!("column `{}` holds bytes, such as a pickled object, and no text", column.name);

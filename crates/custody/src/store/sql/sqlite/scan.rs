@@ -174,7 +174,7 @@ fn record(table: &Table, row: &SqliteRow) -> Result<(Option<Vec<Part>>, Result<S
             "null" => continue,
             "text" => match row.try_get::<Option<Vec<u8>>, _>(at + 2)?.map(String::from_utf8) {
                 Some(Ok(text)) => {
-                    cells.push(Cell { name: column.name.clone(), value: CellValue::Text(Zeroizing::new(text)) });
+                    cells.push(Cell { name: column.name.clone(), value: CellValue::text(text) });
                     continue;
                 }
                 Some(Err(error)) => {
