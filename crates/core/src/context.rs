@@ -86,7 +86,7 @@ impl ContextDigest {
     }
 }
 
-/// Where a value lies, for whoever has to know: `kf1` asks, the formats without a binding never do.
+/// Where a value lies, for whoever has to know: to open a value, only `kf1` asks.
 pub trait Located {
     /// The digest of the context.
     ///

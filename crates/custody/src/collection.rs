@@ -31,7 +31,7 @@ pub struct Collection {
     /// The cells that the fields lie in.
     pub cells: Vec<CellSpec>,
     /// Fields of the document that are looked at and counted, and never changed: their readers take what stands there for the
-    /// secret itself.
+    /// secret itself. What `fields` names too is a secret.
     pub reported: Vec<FieldPath>,
     /// What new secrets are sealed as.
     pub format: Format,

@@ -14,7 +14,10 @@ use crate::{
     access::Grants,
     broker::Routes,
     collection::Collection,
-    layout::{path::FieldPath, place::Layout},
+    layout::{
+        path::FieldPath,
+        place::{CellSpec, Layout},
+    },
     sessions,
     store::CollectionId,
 };
@@ -242,6 +245,9 @@ impl Reader {
         let cells = layout.as_ref().and_then(|layout| {
             layout.cells(&fields).map_err(|what| self.mistake(&format!("{place}.fields"), what)).ok()
         });
+        if let (Some(layout), Some(cells), Some(reported)) = (&layout, &cells, &reported) {
+            self.reported(place, (layout, cells), reported);
+        }
         let foreign = layout.as_ref().is_some_and(Layout::is_foreign);
         if store.is_some() && !foreign {
             self.mistake(
@@ -291,6 +297,19 @@ impl Reader {
             reading,
             tenant,
         })
+    }
+
+    /// Checks that what is to be reported lies in JSON that is read for secrets anyway.
+    fn reported(&mut self, place: &str, (layout, cells): (&Layout, &[CellSpec]), reported: &[FieldPath]) {
+        let place = format!("{place}.report");
+        for path in reported {
+            match layout.cells(std::slice::from_ref(path)) {
+                Err(what) => self.mistake(&place, what),
+                Ok(at)
+                    if at.iter().all(|at| cells.iter().any(|cell| cell.name == at.name && cell.paths().is_some())) => {}
+                Ok(_) => self.mistake(&place, format!("`{path}` lies where `fields` reads nothing, or no JSON")),
+            }
+        }
     }
 
     fn fields(&mut self, place: &str, value: Option<&Value>) -> Vec<FieldPath> {

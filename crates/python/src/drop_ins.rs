@@ -44,7 +44,8 @@ fn opened<'py>(
     let reading = if compat { Reading::Compat } else { Reading::Strict };
     // No rule has a last day, so any day will do; no age is asked for.
     let reader = Reader { accept, today: UnixTime(0).date(), reading, max_age: None };
-    let opened = unlocked_if_large(py, stored.len(), || keyring.open(stored, &*NO_CONTEXT, &reader)).map_err(refused)?;
+    let opened =
+        unlocked_if_large(py, stored.len(), || keyring.open(stored, &*NO_CONTEXT, &reader)).map_err(refused)?;
     shown(py, opened.secret.expose(), true)
 }
 

@@ -21,7 +21,7 @@ use super::{
     AuditError,
     segments::{
         folder::{Folder, Numbered, owner_only},
-        lines::length,
+        lines::whole_lines,
         notes::{each_note, frame_end},
     },
 };
@@ -119,6 +119,7 @@ struct Closed {
 struct Left {
     source: Source,
     path: PathBuf,
+    /// Without what a crash left behind the last line.
     len: u64,
 }
 
@@ -204,7 +205,7 @@ impl Follower {
     pub fn behind(&mut self) -> Result<u64, AuditError> {
         let mut behind = 0;
         for (source, path) in self.segments()? {
-            let len = File::open(&path).and_then(|file| length(&file)).unwrap_or(0);
+            let len = File::open(&path).and_then(|file| whole_lines(&file)).unwrap_or(0);
             behind += len.saturating_sub(self.places.get(&source).copied().unwrap_or(0));
         }
         Ok(behind)
@@ -219,13 +220,13 @@ impl Follower {
         let changed = fs::metadata(&folder).and_then(|meta| meta.modified()).map_err(failed)?;
         if self.closed.as_ref().is_none_or(|closed| closed.at != changed) {
             let left = listed(self.folder.closed_segments()?).filter_map(|(source, path)| {
-                let len = fs::metadata(&path).ok()?.len();
+                let len = whole_lines(&File::open(&path).ok()?).ok()?;
                 Some(Left { source, path, len })
             });
             self.closed = Some(Closed { at: changed, left: left.collect() });
         }
         if let Some(closed) = &mut self.closed {
-            closed.left.retain(|left| self.places.get(&left.source).is_none_or(|&at| at < left.len));
+            closed.left.retain(|left| self.places.get(&left.source).copied().unwrap_or(0) < left.len);
             all.extend(closed.left.iter().map(|left| (left.source, left.path.clone())));
         }
         // Two changes within one tick of the file system's clock leave one time: such a list is not kept.
@@ -264,8 +265,8 @@ pub fn not_copied(dir: &Path, name: &str) -> Result<impl Fn(WriterId, u32) -> bo
     };
     let folder = Folder::new(dir);
     Ok(move |writer, number| {
-        let len = fs::metadata(folder.closed_path(writer, number)).map_or(u64::MAX, |meta| meta.len());
-        places.get(&Source::Segment(writer, number)).is_none_or(|&at| at < len)
+        let len = File::open(folder.closed_path(writer, number)).and_then(|file| whole_lines(&file));
+        places.get(&Source::Segment(writer, number)).copied().unwrap_or(0) < len.unwrap_or(u64::MAX)
     })
 }
 

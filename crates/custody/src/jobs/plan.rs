@@ -96,16 +96,19 @@ struct Looking<'a> {
     collection: &'a Collection,
     mover: Mover<'a>,
     /// For each cell that is JSON, the paths of its secrets and behind them those that are only reported: a document is gone through
-    /// once.
+    /// once. What both name is a secret.
     paths: Vec<Vec<FieldPath>>,
 }
 
 impl Plan {
     fn looking<'a>(&'a self, keyring: &'a Keyring) -> Looking<'a> {
         let collection = &*self.collection;
-        let paths = |spec: &CellSpec| match &spec.content {
-            Content::Json(own) => own.iter().chain(&collection.reported).cloned().collect(),
-            Content::Text => Vec::new(),
+        // That they have cells was checked with the configuration.
+        let reported = collection.layout.cells(&collection.reported).unwrap_or_default();
+        let paths = |spec: &CellSpec| {
+            let same = reported.iter().filter(|other| other.name == spec.name);
+            let both = [spec].into_iter().chain(same).filter_map(CellSpec::paths);
+            both.flatten().cloned().collect()
         };
         let paths = collection.cells.iter().map(paths).collect();
         Looking { plan: self, collection, mover: mover(self, keyring), paths }
@@ -202,11 +205,24 @@ fn values(
         let text = text_of(collection, &record.key, held)?;
         let found = match &spec.content {
             Content::Json(own) => {
-                let mut found = secrets_at(collection, &record.key, text, paths)?;
-                for reported in found.extract_if(.., |found| found.path >= own.len()) {
-                    report((tally, seen), page, &record.key, &reported)?;
+                let here = (&record.key, &*spec.at);
+                let (own, reported) = paths.split_at(own.len());
+                match secrets_at(collection, &record.key, text, paths) {
+                    Ok(mut found) => {
+                        for reported in found.extract_if(.., |found| found.path >= own.len()) {
+                            report((tally, seen), page, here, &reported)?;
+                        }
+                        found
+                    }
+                    // What is wrong at one of them leaves the other as it is: a key that a reported value needs is known all the same.
+                    Err(_) if !reported.is_empty() => {
+                        for reported in secrets_at(collection, &record.key, text, reported)? {
+                            report((tally, seen), page, here, &reported)?;
+                        }
+                        secrets_at(collection, &record.key, text, own)?
+                    }
+                    Err(error) => return Err(error),
                 }
-                found
             }
             Content::Text => vec![Found::whole(text)],
         };
@@ -304,7 +320,7 @@ fn one(
     Ok(moved)
 }
 
-/// Where a value lies. The digest is made when it is asked for, once: of values that are bound to no place nobody asks it.
+/// Where a value lies. The digest is made when it is asked for, once: nobody does to open a value that is bound to no place.
 struct Here<'a> {
     collection: &'a Collection,
     deployment: &'a str,
@@ -337,12 +353,12 @@ fn at_home(mover: &Mover<'_>, text: &str) -> Option<KeyId> {
 fn report(
     (tally, seen): (&mut Tally, &mut Vec<Seen>),
     page: &Looking<'_>,
-    key: &RecordKey,
+    (key, at): (&RecordKey, &str),
     found: &Found<'_>,
 ) -> Result<(), CustodyError> {
     let Looking { plan, collection, mover, .. } = page;
     let Value::Text(text) = &found.value else { return Ok(()) };
-    let exact = || found.exact().to_owned();
+    let exact = || format!("{at}{}", found.exact());
     if is_mask(text) {
         tally.report(Reported::masked(collection, key, exact()));
         return Ok(());
@@ -354,7 +370,7 @@ fn report(
         tally.report(Reported::plaintext(collection, key, exact()));
         return Ok(());
     }
-    let context = collection.digest(mover.keyring.deployment(), key, &found.pointer)?;
+    let context = collection.digest(mover.keyring.deployment(), key, &format!("{at}{}", found.pointer))?;
     tally.report(Reported::sealed(collection, key, exact()));
     match mover.keyring.open(text, &context, &mover.reader) {
         Ok(opened) => {
@@ -501,6 +517,88 @@ mod tests {
         job.check(&collection, NOW).unwrap();
         let planned = planned(&job, &collection, vec![r#"{"p":"hunter2"}"#.into()]);
         assert_eq!(planned.swaps.len(), 1);
+    }
+
+    /// A collection with secrets and with fields that are only reported.
+    fn reporting(fields: &str, report: &str) -> Collection {
+        let accept = "[\"kf1\", \"v1\", { format = \"plaintext\", until = 2999-12-31 }]";
+        let text = format!("[collections.c]\nfields = {fields}\nreport = {report}\naccept = {accept}\n");
+        Config::parse(&text).unwrap().collection("c").unwrap().clone()
+    }
+
+    fn sealed() -> String {
+        let here = ContextDigest::of_sorted(&[]).unwrap();
+        let fresh = keyfold_core::rng::Fresh { random: &SystemRandom, now: NOW };
+        keyring().seal(Format::V1, &here, b"hunter2", fresh).unwrap().text
+    }
+
+    fn places(planned: &Planned) -> Vec<&str> {
+        planned.tally.reported.iter().map(|reported| reported.field.as_str()).collect()
+    }
+
+    #[test]
+    fn one_look_finds_secrets_and_what_is_reported_wherever_they_lie() {
+        let migrate = Job { to: Some(Format::Kf1), ..Job::new(Kind::Migrate) };
+        // Side by side, and one inside of the other.
+        let collection = reporting(r#"["/p"]"#, r#"["/r/*"]"#);
+        let doc = format!(r#"{{"r":{{"a":"{}","b":"***","c":""}},"p":"hunter2"}}"#, sealed());
+        let seen = planned(&migrate, &collection, vec![doc]);
+        assert_eq!((seen.swaps.len(), places(&seen)), (1, vec!["/r/a", "/r/b"]));
+        assert!(seen.swaps[0].new.as_str().unwrap().starts_with(r#"{"r":{"a":"eyJ"#));
+        let collection = reporting(r#"["/e/x"]"#, r#"["/e/*/*"]"#);
+        let seen = planned(&migrate, &collection, vec![r#"{"e":{"x":"s","y":{"z":"plain"}}}"#.into()]);
+        assert_eq!((seen.swaps.len(), places(&seen)), (1, vec!["/e/y/z"]));
+        // What both name is a secret: it moves, and is no report.
+        let collection = reporting(r#"["/a/x"]"#, r#"["/*/x"]"#);
+        let doc = format!(r#"{{"a":{{"x":"{}"}},"b":{{"x":"plain"}}}}"#, sealed());
+        let seen = planned(&migrate, &collection, vec![doc]);
+        assert_eq!((seen.swaps.len(), places(&seen)), (1, vec!["/b/x"]));
+        // More paths than one pass takes.
+        let many: Vec<String> = (0..70).map(|n| format!("\"/r{n}\"")).collect();
+        let collection = reporting(r#"["/p"]"#, &format!("[{}]", many.join(",")));
+        let seen = planned(&migrate, &collection, vec![r#"{"r69":"plain","p":"s","r1":"***"}"#.into()]);
+        assert_eq!((seen.swaps.len(), places(&seen)), (1, vec!["/r69", "/r1"]));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_secrets_takes_no_report_away_and_the_limits_count_for_each() {
+        let rotate = Job::new(Kind::Rotate);
+        let collection = reporting(r#"["/p"]"#, r#"["/r"]"#);
+        let seen = planned(&rotate, &collection, vec![format!(r#"{{"p":"a","p":"b","r":"{}"}}"#, sealed())]);
+        assert_eq!((seen.swaps.len(), places(&seen), seen.tally.quarantined.len()), (0, vec!["/r"], 1));
+        assert_eq!(seen.tally.found.len(), 1, "the key that the reported value needs is counted");
+        let collection = reporting(r#"["/a/*"]"#, r#"["/b/*"]"#);
+        let members = (0..60_000).map(|n| format!(r#""{n}":"""#)).collect::<Vec<_>>().join(",");
+        let doc = format!(r#"{{"a":{{{members},"s":"hunter2"}},"b":{{{members}}}}}"#);
+        let seen = planned(&Job::new(Kind::Verify), &collection, vec![doc]);
+        assert!(seen.tally.quarantined.is_empty(), "{:?}", seen.tally.quarantined.first());
+    }
+
+    #[test]
+    fn reports_of_a_column_name_the_column() {
+        let text = "[collections.c]\nlayout = \"sql-columns\"\ntable = \"t\"\nkey = [\"id\"]\ncolumns = { state = \"json\", other = \"json\" }\nfields = [\"/state/p\"]\nstore = \"sqlite:x.db\"\n";
+        let collection = |report: &str| Config::parse(&format!("{text}report = {report}\n"));
+        let collection_of = |report: &str| collection(report).unwrap().collection("c").unwrap().clone();
+        let c = collection_of(r#"["/state/r"]"#);
+        let value = CellValue::text(r#"{"r":"plain","p":""}"#.into());
+        let cells = vec![Cell { name: CellName::new("state").unwrap(), value }];
+        let record = StoredRecord { key: RecordKey::new("r").unwrap(), cells, revision: 0 };
+        let plan = Plan {
+            job: Arc::new(Job::new(Kind::Verify)),
+            collection: Arc::new(c),
+            now: NOW,
+            glance: false,
+            settled: false,
+        };
+        let seen = plan.page(&keyring(), vec![record], Vec::new());
+        assert_eq!(places(&seen), ["/state/r"]);
+        for (report, says) in [
+            (r#"["/other/r"]"#, "`/other/r` lies where `fields` reads nothing"),
+            (r#"["/nowhere/r"]"#, "is not listed under `columns`"),
+        ] {
+            let error = collection(report).unwrap_err().to_string();
+            assert!(error.contains(says), "{report}: {error}");
+        }
     }
 
     #[test]

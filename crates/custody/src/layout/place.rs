@@ -154,6 +154,17 @@ pub struct CellSpec {
     pub content: Content,
 }
 
+impl CellSpec {
+    /// The paths inside of it, where it is JSON.
+    #[must_use]
+    pub fn paths(&self) -> Option<&[FieldPath]> {
+        match &self.content {
+            Content::Json(paths) => Some(paths),
+            Content::Text => None,
+        }
+    }
+}
+
 /// Where in a cell the secrets are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {

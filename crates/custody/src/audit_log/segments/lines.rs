@@ -71,6 +71,24 @@ pub(in crate::audit_log) fn length(file: &File) -> io::Result<u64> {
     Ok(from)
 }
 
+/// How long a segment is up to its last whole line: what a crash left behind that is nobody's event.
+pub(in crate::audit_log) fn whole_lines(file: &File) -> io::Result<u64> {
+    let mut end = length(file)?;
+    let mut bytes = vec![0; 4096];
+    // Nearly always the last byte is the one.
+    let mut look = 1;
+    while end > 0 {
+        let from = end.saturating_sub(look);
+        let piece = &mut bytes[..usize::try_from(end - from).unwrap_or_default()];
+        file.read_exact_at(piece, from)?;
+        if let Some(at) = memchr::memrchr(b'\n', piece) {
+            return Ok(from + at as u64 + 1);
+        }
+        (end, look) = (from, 4096);
+    }
+    Ok(0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -99,9 +117,15 @@ mod tests {
                 let mut file = tempfile::tempfile().unwrap();
                 file.write_all(&bytes).unwrap();
                 assert_eq!(length(&file).unwrap(), text.len() as u64, "{text:?} and {zeros}");
+                assert_eq!(whole_lines(&file).unwrap(), 4, "{text:?} and {zeros}");
             }
         }
-        assert_eq!(length(&tempfile::tempfile().unwrap()).unwrap(), 0);
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!((length(&file).unwrap(), whole_lines(&file).unwrap()), (0, 0));
+        file.write_all(&[b'x'; 9000]).unwrap();
+        assert_eq!(whole_lines(&file).unwrap(), 0);
+        file.write_at(b"\n", 100).unwrap();
+        assert_eq!(whole_lines(&file).unwrap(), 101);
     }
 
     #[test]

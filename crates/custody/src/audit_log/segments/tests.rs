@@ -537,3 +537,17 @@ async fn a_follower_brings_every_line_once_in_order_and_goes_on_where_it_was() {
     prune(&bed, 1_900_000_000).unwrap();
     assert!(follower.look().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_a_crash_left_behind_the_last_line_keeps_no_copy_waiting() {
+    let bed = Bed::new();
+    let killed = bed.killed(0..3).await;
+    append_to(&bed.path().join(format!("{killed}-000000.open")), b"{\"torn");
+    let mut follower = Follower::open(&bed.path(), "copy").unwrap().unwrap();
+    // The next process anchors the dead one's chain.
+    bed.run(3..5).await;
+    assert!(not_copied(&bed.path(), "copy").unwrap()(killed, 0));
+    follow(&mut follower);
+    assert_eq!(follower.behind().unwrap(), 0);
+    assert!(!not_copied(&bed.path(), "copy").unwrap()(killed, 0));
+}
