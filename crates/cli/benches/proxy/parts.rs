@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::Write as _,
     path::Path,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -97,6 +98,7 @@ impl Sides<'_> {
         let loads = turns(&self.runtime, &ways, (Pace::Steady, SMALL));
         took.extend(flushes(&super::disk()));
         let flush = median(took);
+        println!("{:<52} {:>8.1} us", "to a sleeping thread and back, median", median(handovers()));
         println!("{:<52} {flush:>8.1} us", "a write and fdatasync, median before and after");
         let added = |n: usize, to: usize| (loads[n].p50 - loads[to].p50, "us");
         at_most("added to the forwarder's median", added(2, 1), flush + 150.0);
@@ -124,6 +126,25 @@ impl Sides<'_> {
         let loads = turns(&self.runtime, &ways, (Pace::Closed(MANY), JSON));
         at_most("scrubbing takes", percent(loads[1].rate - loads[0].rate, loads[1].rate), 15.0);
     }
+}
+
+/// How long it takes to give something to a sleeping thread and to be woken by it again, in microseconds, at the pace of the load: what a
+/// call pays for not waiting for a disk on a thread that serves others.
+fn handovers() -> Vec<f64> {
+    let (give, given) = mpsc::channel::<()>();
+    let (wake, woken) = mpsc::channel::<()>();
+    let other = std::thread::spawn(move || while given.recv().is_ok() && wake.send(()).is_ok() {});
+    let took = (0..500).map(|_| {
+        std::thread::sleep(Duration::from_secs(1) / STEADY);
+        let began = Instant::now();
+        give.send(()).unwrap();
+        woken.recv().unwrap();
+        began.elapsed().as_secs_f64() * 1e6
+    });
+    let took = took.collect();
+    drop(give);
+    other.join().unwrap();
+    took
 }
 
 /// How long writes as long as two events and their flushes take, in microseconds, at the pace of the load.

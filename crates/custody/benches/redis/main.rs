@@ -1,7 +1,7 @@
 //! What the Redis store costs beside a bare loop on the same server.
 //!
 //! `cargo bench -p keyfold-custody --bench redis`; `KEYFOLD_BENCH_RECORDS` (200000), `KEYFOLD_BENCH_ROUNDS` (3),
-//! `KEYFOLD_TEST_PYTHON` (an interpreter with `cryptography`), `KEYFOLD_BENCH_ONLY` (`store` or `jobs`).
+//! `KEYFOLD_TEST_PYTHON` (an interpreter with `cryptography`), `KEYFOLD_BENCH_ONLY` (`store`, `jobs`, or of these `verify`).
 //!
 //! A machine that others use too is twice as fast at one moment as at another. So the bare loops and what is held against them
 //! take turns, each is divided by the bare loop of its own round, and what is said is the middle one of all rounds, with the least and
@@ -69,11 +69,11 @@ async fn main() {
     println!("{} records of {} bytes, {BATCH} at a time, {} rounds", keys.len(), data(0, 'a').len(), rounds());
 
     let only = env::var("KEYFOLD_BENCH_ONLY").unwrap_or_default();
-    if only != "jobs" {
+    if only.is_empty() || only == "store" {
         store_rounds(&redis.address, &connection, &keys).await;
     }
     if only != "store" {
-        jobs::run(&redis.address, &connection, &made, &keys).await;
+        jobs::run(&redis.address, &connection, (&made, &keys), &only).await;
     }
 }
 

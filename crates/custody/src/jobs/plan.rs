@@ -117,15 +117,14 @@ impl Plan {
 
 impl Planned {
     /// Plans one record. One of which any secret does not open is left as it is, all of it.
-    fn record(&mut self, page: &Looking<'_>, record: StoredRecord) {
+    fn record(&mut self, page: &Looking<'_>, mut record: StoredRecord) {
         self.tally.records += 1;
         let collection = page.collection;
-        let key = record.key.clone();
         let mut seen = Vec::new();
         let swaps = values((&mut self.tally, &mut seen), page, &record).and_then(|edits| {
             let count = edits.iter().map(|cell| cell.edits.len()).sum::<usize>();
             let wraps = edits.iter().map(|cell| cell.wraps).sum::<u64>();
-            Ok((swaps(collection, record, edits)?, count, wraps))
+            Ok((swaps(collection, &mut record, edits)?, count, wraps))
         });
         let moves = swaps.as_ref().is_ok_and(|(swaps, _, _)| !swaps.is_empty());
         for Seen { was, becomes } in seen {
@@ -140,7 +139,7 @@ impl Planned {
                 self.wraps += wraps;
                 self.swaps.extend(swaps);
             }
-            Err(error) => self.tally.quarantine(whole(collection, key.as_str(), &error)),
+            Err(error) => self.tally.quarantine(whole(collection, record.key.as_str(), &error)),
         }
     }
 }
@@ -159,17 +158,17 @@ struct CellEdits {
     json: bool,
 }
 
-fn swaps(collection: &Collection, record: StoredRecord, edits: Vec<CellEdits>) -> Result<Vec<Swap>, CustodyError> {
-    let StoredRecord { key, mut cells, .. } = record;
+fn swaps(collection: &Collection, record: &mut StoredRecord, edits: Vec<CellEdits>) -> Result<Vec<Swap>, CustodyError> {
+    let StoredRecord { key, cells, .. } = record;
     let mut swaps = Vec::with_capacity(edits.len());
     for CellEdits { cell, edits, json, .. } in edits {
         let held = cells.iter().position(|held| held.name == cell);
         let old = held.map(|at| cells.swap_remove(at).value);
         let old = old.ok_or_else(|| CustodyError::invalid("the document is gone", "run again"))?;
-        let text = text_of(collection, &key, &old)?;
+        let text = text_of(collection, key, &old)?;
         let new = if json {
             let edits = edits.into_iter().map(|(span, text)| Edit { span, token: encode_string(&text) }).collect();
-            CellValue::text(std::mem::take(&mut *spliced(collection, &key, text, edits)?))
+            CellValue::text(std::mem::take(&mut *spliced(collection, key, text, edits)?))
         } else {
             CellValue::text(edits.into_iter().map(|(_, text)| text).collect())
         };

@@ -131,7 +131,8 @@ fn stays(reach: &Reach, name: &HeaderName) -> bool {
 /// The headers that leave, before the credential is put in.
 pub(super) fn outgoing(reach: &Reach, from: &HeaderMap, websocket: bool) -> HeaderMap {
     let named = named(from);
-    let mut to = HeaderMap::with_capacity(from.len() + 4);
+    // About as many stay here as are put in; room for one more step would come from the allocator's slow path.
+    let mut to = HeaderMap::with_capacity(from.len());
     for (name, value) in from.iter().filter(|(name, _)| !stays(reach, name) && !named.contains(name)) {
         // A cookie of ours would let its reader act as the person.
         let ours = *name == header::COOKIE && memchr::memmem::find(value.as_bytes(), b"__Host-keyfold").is_some();
