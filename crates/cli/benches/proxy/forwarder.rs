@@ -1,8 +1,11 @@
 //! What a forwarder made of the same library can do at best: one constant header, and nothing else. A process of its own.
+//!
+//! Another one does, beside that, what each call has to wait for by design: a line in a file, flushed before the call leaves, by a thread
+//! that takes all lines that wait; and a second line when the answer came, for which nobody waits. No session, no rules, no chain.
 
 use std::{
     fs, io,
-    io::Read as _,
+    io::{Read as _, Seek as _, Write as _},
     path::Path,
     pin::Pin,
     process::Command,
@@ -25,7 +28,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
 };
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpListener, TcpStream};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
@@ -42,23 +49,79 @@ pub(crate) const ARGUMENT: &str = "--forward";
 pub(crate) struct Forwarder {
     process: Process,
     address: std::net::SocketAddr,
+    log: Option<TempDir>,
 }
 
 impl Forwarder {
     pub(crate) fn start(stage: &Stage) -> Self {
+        Self::started(stage, None)
+    }
+
+    /// One that writes its calls down, in a folder of this one.
+    pub(crate) fn noting(stage: &Stage, folder: &Path) -> Self {
+        Self::started(stage, Some(tempfile::tempdir_in(folder).unwrap()))
+    }
+
+    fn started(stage: &Stage, log: Option<TempDir>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([ARGUMENT, &stage.http1.port.to_string()]).arg(stage.roots());
+        command.args(log.as_ref().map(|folder| folder.path().join("log")));
         let (process, address) = Process::speaking(&mut command);
-        Self { process, address: address.trim().parse().unwrap() }
+        Self { process, address: address.trim().parse().unwrap(), log }
     }
 
     pub(crate) fn way(&self) -> Way<'_> {
-        Way { address: self.address, ..bare("bare hyper forwarder", Some(&self.process)) }
+        let name = if self.log.is_some() { "forwarder, with two lines a call" } else { "bare hyper forwarder" };
+        Way { address: self.address, ..bare(name, Some(&self.process)) }
+    }
+}
+
+/// As long as an event.
+const LINE: [u8; 350] = [b'x'; 350];
+/// What is written ahead, as Keyfold does it: room for all that a run notes.
+const AHEAD: usize = 256 << 20;
+
+/// Lines on their way to the file; who waits for one is told once it is durable.
+#[derive(Clone)]
+struct Log(mpsc::UnboundedSender<Option<oneshot::Sender<()>>>);
+
+impl Log {
+    fn open(path: &Path) -> Self {
+        let mut file = fs::File::create(path).unwrap();
+        file.write_all(&vec![0; AHEAD]).unwrap();
+        file.rewind().unwrap();
+        file.sync_all().unwrap();
+        let (asks, mut queue) = mpsc::unbounded_channel::<Option<oneshot::Sender<()>>>();
+        std::thread::spawn(move || {
+            while let Some(first) = queue.blocking_recv() {
+                let mut group = vec![first];
+                group.extend(std::iter::from_fn(|| queue.try_recv().ok()));
+                file.write_all(&LINE.repeat(group.len())).unwrap();
+                if group.iter().any(Option::is_some) {
+                    file.sync_data().unwrap();
+                }
+                for waits in group.into_iter().flatten() {
+                    let _ = waits.send(());
+                }
+            }
+        });
+        Self(asks)
+    }
+
+    async fn durably(&self) {
+        let (told, durable) = oneshot::channel();
+        let _ = self.0.send(Some(told));
+        let _ = durable.await;
+    }
+
+    fn later(&self) {
+        let _ = self.0.send(None);
     }
 }
 
 /// Until nothing holds its stdin any more.
-pub(crate) fn run(port: u16, roots: &Path) {
+pub(crate) fn run(port: u16, roots: &Path, log: Option<&Path>) {
+    let log = log.map(Log::open);
     let tls = tls::connecting(&fs::read(roots).unwrap(), &["http/1.1"]);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.spawn(async move {
@@ -70,7 +133,17 @@ pub(crate) fn run(port: u16, roots: &Path) {
             let Ok((stream, _)) = listener.accept().await else { continue };
             let _ = stream.set_nodelay(true);
             let client = client.clone();
-            let service = service_fn(move |request| client.request(onward(request, port)));
+            let log = log.clone();
+            let service = service_fn(move |request| {
+                let (client, log) = (client.clone(), log.clone());
+                async move {
+                    let Some(log) = log else { return client.request(onward(request, port)).await };
+                    log.durably().await;
+                    let answer = client.request(onward(request, port)).await;
+                    log.later();
+                    answer
+                }
+            });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });

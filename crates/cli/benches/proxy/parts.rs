@@ -31,6 +31,7 @@ struct Sides<'a> {
     /// The same without a disk.
     memory: Option<Keyfold<'a>>,
     forwarder: Forwarder,
+    noting: Forwarder,
     nginx: Option<Nginx>,
 }
 
@@ -43,6 +44,7 @@ pub(crate) fn run(stage: &Stage, runs: impl Fn(&str) -> bool) {
         keyfold: Keyfold::new(stage),
         memory: memory.is_dir().then(|| Keyfold::start(stage, memory, PEOPLE)),
         forwarder: Forwarder::start(stage),
+        noting: Forwarder::noting(stage, &super::disk()),
         nginx: Nginx::start(stage),
     };
     println!("{PEOPLE} users; three turns of {:?} each, the median of each figure", super::seconds());
@@ -78,12 +80,16 @@ impl Sides<'_> {
         let mut ways = vec![
             self.keyfold.addressed("Keyfold", PLAIN),
             self.forwarder.way(),
+            self.noting.way(),
             self.keyfold.addressed("Keyfold, HTTP/2 upstream", HTTP2),
         ];
         ways.extend(self.memory.as_ref().map(|memory| memory.addressed("Keyfold, data folder in memory", PLAIN)));
         ways.extend(self.nginx.as_ref().map(Nginx::way));
         let loads = turns(&self.runtime, &ways, (Pace::Closed(connections), SMALL));
         at_least("Keyfold beside the forwarder", percent(loads[0].rate, loads[1].rate), 80.0);
+        let said = |what: &str, (value, unit): (f64, &str)| println!("{what:<52} {value:>8.1} {unit}");
+        said("the forwarder with two lines beside the bare one", percent(loads[2].rate, loads[1].rate));
+        said("Keyfold beside the forwarder with two lines", percent(loads[0].rate, loads[2].rate));
         if let (Some(nginx), true) = (loads.last(), self.nginx.is_some()) {
             at_least("Keyfold beside nginx", percent(loads[0].rate, nginx.rate), 55.0);
         }
@@ -95,12 +101,15 @@ impl Sides<'_> {
         let mut ways = vec![self.stage.direct(), self.forwarder.way(), self.keyfold.addressed("Keyfold", PLAIN)];
         ways.extend(self.memory.as_ref().map(|memory| memory.addressed("Keyfold, data folder in memory", PLAIN)));
         ways.extend(self.nginx.as_ref().map(Nginx::way));
+        ways.push(self.noting.way());
         let loads = turns(&self.runtime, &ways, (Pace::Steady, SMALL));
         took.extend(flushes(&super::disk()));
         let flush = median(took);
         println!("{:<52} {:>8.1} us", "to a sleeping thread and back, median", median(handovers()));
         println!("{:<52} {flush:>8.1} us", "a write and fdatasync, median before and after");
         let added = |n: usize, to: usize| (loads[n].p50 - loads[to].p50, "us");
+        let noting = added(loads.len() - 1, 1).0;
+        println!("{:<52} {noting:>8.1} us", "added by two lines a call alone");
         at_most("added to the forwarder's median", added(2, 1), flush + 150.0);
         at_most("added to the direct median", added(2, 0), flush + 150.0);
         if self.memory.is_some() {
