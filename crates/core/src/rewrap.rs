@@ -5,7 +5,7 @@
 use crate::{
     accept::Accepted,
     clock::UnixTime,
-    context::Located,
+    context::{ContextError, Located},
     detect::detect,
     envelope::{Format, OpenError, Reading, SealError, fernet, kf1, redis_sre_v1},
     error::{Code, Hint},
@@ -95,6 +95,12 @@ pub enum MoveError {
     Changed,
 }
 
+impl From<ContextError> for MoveError {
+    fn from(error: ContextError) -> Self {
+        Self::Open(error.into())
+    }
+}
+
 impl MoveError {
     /// The stable code.
     #[must_use]
@@ -164,7 +170,7 @@ impl Mover<'_> {
             None => {
                 // A Fernet token keeps its age through every move that ends in Fernet.
                 let now = made.unwrap_or(self.target.now);
-                let here = context.digest().map_err(OpenError::from)?;
+                let here = context.digest()?;
                 self.keyring.seal(format, &here, secret.expose(), Fresh { random: self.random, now })?.text
             }
         };
@@ -187,7 +193,7 @@ impl Mover<'_> {
         };
         Ok(match format {
             Format::Kf1 => {
-                let here = context.digest().map_err(OpenError::from)?;
+                let here = context.digest()?;
                 kept.map(|kept| kept.rewrap(to, &here)).transpose()?.map(|envelope| envelope.to_text())
             }
             Format::V1 => {
@@ -214,7 +220,7 @@ impl Mover<'_> {
         }
         let again = match (primary, detect(text).sealed()?) {
             (KeyMaterial::Master(key), Format::Kf1) => {
-                let here = context.digest().map_err(OpenError::from)?;
+                let here = context.digest()?;
                 Some(kf1::open(key, &kf1::Envelope::from_text(text)?, &here)?)
             }
             (KeyMaterial::Fernet(key), Format::Fernet) => {

@@ -85,7 +85,7 @@ impl From<String> for Secret {
 ///
 /// By whole vectors, as [`wipe`] does it and with what that does not promise: jobs drop millions of documents, and stores byte by byte
 /// would be a tenth of their work.
-#[derive(Default, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Wiped<T: Buffer>(T);
 
 /// What [`Wiped`] can hold.

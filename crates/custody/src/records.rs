@@ -214,8 +214,8 @@ fn prepare(
         wraps += u64::from(collection.format == Format::V1);
         edits.push(Edit { span: found.span.clone(), token: json::encode_string(&sealed.text) });
     }
-    let mut doc = if edits.is_empty() { doc } else { spliced(collection, &key, &doc, edits)? };
-    Ok(Prepared { record: NewRecord { key, doc: CellValue::text(std::mem::take(&mut doc)) }, wraps })
+    let doc = if edits.is_empty() { doc } else { spliced(collection, &key, &doc, edits)? };
+    Ok(Prepared { record: NewRecord { key, doc: doc.into() }, wraps })
 }
 
 pub(crate) fn spliced(

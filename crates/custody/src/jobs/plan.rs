@@ -88,19 +88,7 @@ impl Plan {
         }
         planned
     }
-}
 
-/// What every record of a page is looked at with.
-struct Looking<'a> {
-    plan: &'a Plan,
-    collection: &'a Collection,
-    mover: Mover<'a>,
-    /// For each cell that is JSON, the paths of its secrets and behind them those that are only reported: a document is gone through
-    /// once. What both name is a secret.
-    paths: Vec<Vec<FieldPath>>,
-}
-
-impl Plan {
     fn looking<'a>(&'a self, keyring: &'a Keyring) -> Looking<'a> {
         let collection = &*self.collection;
         // That they have cells was checked with the configuration.
@@ -113,6 +101,16 @@ impl Plan {
         let paths = collection.cells.iter().map(paths).collect();
         Looking { plan: self, collection, mover: mover(self, keyring), paths }
     }
+}
+
+/// What every record of a page is looked at with.
+struct Looking<'a> {
+    plan: &'a Plan,
+    collection: &'a Collection,
+    mover: Mover<'a>,
+    /// For each cell that is JSON, the paths of its secrets and behind them those that are only reported: a document is gone through
+    /// once. What both name is a secret.
+    paths: Vec<Vec<FieldPath>>,
 }
 
 impl Planned {
@@ -168,7 +166,7 @@ fn swaps(collection: &Collection, record: &mut StoredRecord, edits: Vec<CellEdit
         let text = text_of(collection, key, &old)?;
         let new = if json {
             let edits = edits.into_iter().map(|(span, text)| Edit { span, token: encode_string(&text) }).collect();
-            CellValue::text(std::mem::take(&mut *spliced(collection, key, text, edits)?))
+            spliced(collection, key, text, edits)?.into()
         } else {
             CellValue::text(edits.into_iter().map(|(_, text)| text).collect())
         };

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use keyfold_core::secret::Wiped;
+use zeroize::Zeroizing;
 
 use super::{CellName, Partition, RecordKey, ScanCursor};
 
@@ -58,6 +59,13 @@ impl CellValue {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl From<Zeroizing<String>> for CellValue {
+    /// Text, taken over without a copy.
+    fn from(mut text: Zeroizing<String>) -> Self {
+        Self::text(std::mem::take(&mut text))
     }
 }
 

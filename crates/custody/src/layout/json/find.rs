@@ -32,6 +32,18 @@ pub enum Text<'a> {
     Unescaped(Zeroizing<String>),
 }
 
+impl<'a> Text<'a> {
+    pub(super) fn of(token: Token, text: &'a str) -> Self {
+        let raw = token.raw(text);
+        if !token.escaped {
+            return Self::Plain(raw);
+        }
+        let mut value = Zeroizing::new(String::with_capacity(raw.len()));
+        token.decode(text, &mut value);
+        Self::Unescaped(value)
+    }
+}
+
 impl Deref for Text<'_> {
     type Target = str;
 
@@ -189,14 +201,7 @@ impl<'a, 'p> Finder<'a, 'p> {
                     }
                 }
                 Event::String(token) if ends != 0 => {
-                    let raw = token.raw(self.scanner.text());
-                    let value = if token.escaped {
-                        let mut value = Zeroizing::new(String::with_capacity(raw.len()));
-                        token.decode(self.scanner.text(), &mut value);
-                        Text::Unescaped(value)
-                    } else {
-                        Text::Plain(raw)
-                    };
+                    let value = Text::of(token, self.scanner.text());
                     self.push(ends, token.start..token.end, Value::Text(value))?;
                 }
                 Event::String(_) => {}

@@ -340,10 +340,6 @@ impl Token {
     /// Appends the string's value to `out`.
     pub(super) fn decode(self, text: &str, out: &mut String) {
         let mut rest = self.raw(text);
-        if !self.escaped {
-            out.push_str(rest);
-            return;
-        }
         while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
             out.push_str(&rest[..at]);
             let (c, len) = unescape(&rest[at..]);

@@ -2,11 +2,9 @@
 
 use std::rc::Rc;
 
-use zeroize::Zeroizing;
-
 use super::{
     error::JsonError,
-    find::name,
+    find::{Text, name},
     scan::{Event, Scanner, Token},
 };
 use crate::layout::path::escape;
@@ -71,11 +69,5 @@ pub fn strings(text: &str, mut visit: impl FnMut(Leaf<'_>)) -> Result<(), JsonEr
 
 fn leaf(text: &str, token: Token, pointer: &str, level: Option<&Level>, visit: &mut impl FnMut(Leaf<'_>)) {
     let name = level.and_then(|level| level.name.as_deref());
-    if !token.escaped {
-        visit(Leaf { pointer, name, value: token.raw(text) });
-        return;
-    }
-    let mut value = Zeroizing::new(String::with_capacity(token.raw(text).len()));
-    token.decode(text, &mut value);
-    visit(Leaf { pointer, name, value: &value });
+    visit(Leaf { pointer, name, value: &Text::of(token, text) });
 }

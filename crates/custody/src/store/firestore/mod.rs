@@ -113,7 +113,7 @@ impl FirestoreStore {
     }
 
     fn record(&self, key: RecordKey, document: &Document) -> StoredRecord {
-        let value = CellValue::text(std::mem::take(&mut *value::text(&document.fields)));
+        let value = CellValue::from(value::text(&document.fields));
         StoredRecord { key, cells: vec![Cell { name: self.inner.doc.clone(), value }], revision: 0 }
     }
 }
